@@ -1,0 +1,152 @@
+"""The transport port: requests, replies and pushes between processes, as bytes.
+
+Owns the promises both adapters (peer link, memory) keep. Leaves the content of heads and bodies to the layers above.
+Invariants: a reply reaches the request it answers and no other (invariant 5); pushes of one link arrive in order.
+Failure behaviour: ``NotExecuted`` when the request certainly was not sent, ``OutcomeUnknown`` when it may have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a link, as proved by the handshake.
+
+    Args:
+        client_id: the peer process's client id (a kernel server has one too).
+        role: ``server`` or ``client``; from the certificate when TLS is on, else as stated.
+        name: the kernel server's name, empty for clients.
+        incarnation: of a kernel server, else 0.
+        trusted: whether pickled objects are exchanged: same host, or mutual TLS.
+        address: for logs.
+    """
+
+    client_id: str
+    role: str = "client"
+    name: str = ""
+    incarnation: int = 0
+    trusted: bool = True
+    address: str = ""
+    features: frozenset[str] = field(default_factory=frozenset)
+
+
+class Link(Protocol):
+    """A connection as the serving side sees it."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still carry frames."""
+        ...
+
+    def push(self, kind: int, head: bytes, segments: Sequence[Buffer] = ()) -> bool:
+        """Send a one-way message; returns False if the link is closed or its send buffer is full. From any thread."""
+        ...
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` on the loop once the link is gone (at once if it is already)."""
+        ...
+
+
+class Inbound(Protocol):
+    """One request as the serving side sees it.
+
+    ``head`` and ``segments`` are only valid until the handler returns, unless they are bytes of their own.
+    """
+
+    link: Link
+    kind: int
+    head: bytes
+    segments: list[memoryview]
+
+    def reply(self, status: int, head: bytes, segments: Sequence[Buffer] = ()) -> None:
+        """Answer, exactly once, from any thread; after the link closed it does nothing."""
+        ...
+
+
+Handler = Callable[[Inbound], None]
+"""Runs on the loop where the frame was read; must not block; arranges for one ``reply``."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer: ``status`` (see ``amino.wire.frames.Status``), head and payload segments."""
+
+    status: int
+    head: bytes
+    segments: list[memoryview]
+
+
+class Transport(Protocol):
+    """The calling side. One per process; keeps at most a bounded number of links per address."""
+
+    async def request(
+        self, address: str, kind: int, head: bytes, segments: Sequence[Buffer] = (), *, timeout_s: float
+    ) -> Reply:
+        """Send one request and wait for its answer; works on loops and, blocking, in threads (``aio.mode``).
+
+        Args:
+            address: ``host:port`` of the peer.
+            timeout_s: seconds for connecting, sending and waiting together.
+
+        Raises:
+            NotExecuted: not sent (``reason`` is ``unreachable`` or ``deadline``).
+            OutcomeUnknown: sent, but the link broke, was dropped by ``drop``, or the time ran out.
+            Invalid: the frame is larger than the limit, or the handshake was refused (wrong cluster, version, role);
+                the error is the peer's own.
+        """
+        ...
+
+    async def subscribe(
+        self, address: str, kind: int, head: bytes, on_push: Callable[[int, bytes], None], on_end: Callable[[], None]
+    ) -> Subscription:
+        """Send a request whose answer is followed by pushes; needs a loop.
+
+        ``on_push(kind, head)`` is called on the loop per push in order, ``on_end`` once when the link is gone.
+        """
+        ...
+
+    def drop(self, address: str, reason: str) -> None:
+        """Declare the peer at ``address`` lost: close its links; requests in flight end at once. From any thread."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all links. Idempotent."""
+        ...
+
+
+class Subscription(Protocol):
+    """A running subscription."""
+
+    reply: Reply
+
+    async def aclose(self) -> None:
+        """End it. Idempotent."""
+        ...
+
+
+class Listener(Protocol):
+    """The serving side."""
+
+    @property
+    def address(self) -> str:
+        """``host:port`` actually bound."""
+        ...
+
+    def statistics(self) -> dict[str, Any]:
+        """Links open, frames refused, bytes in and out."""
+        ...
+
+    async def aclose(self, grace_s: float = 0.0) -> None:
+        """Stop accepting; after ``grace_s`` seconds close all links. Idempotent."""
+        ...
