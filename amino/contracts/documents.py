@@ -1,0 +1,266 @@
+"""The records kept in etcd, and the spec they carry.
+
+Owns their shape, their encoding and the check of their format version. Leaves keys to ``coordination.keys`` and meaning
+to the OMS.
+Invariants: a document decodes to what was encoded; readers accept the present format version and the one before.
+Failure behaviour: a document of an unknown version or shape raises ``Invalid``; it is never half read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from amino.errors import Invalid
+
+FORMAT = 1
+FORMATS_READ = (1,)
+
+
+class DmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One deployment manager of a chain: its name and the options that differ from the defaults."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A condition on one label of a server. ``Exists`` takes no values; ``Equal`` exactly one."""
+
+    key: str
+    operator: Literal["Equal", "In", "NotIn", "Exists"] = "Exists"
+    values: tuple[str, ...] = ()
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a microservice may run.
+
+    Args:
+        selector: terms, one of which must hold; a term is a list of requirements, all of which must hold. Empty: anywhere.
+        spread: labels over whose values replicas are spread, most important first.
+    """
+
+    selector: tuple[tuple[Requirement, ...], ...] = ()
+    spread: tuple[str, ...] = ("host",)
+
+
+class MicroserviceSpec(msgspec.Struct, frozen=True, omit_defaults=True, rename={"cls": "class"}):
+    """How a microservice is made and deployed; the same content as the Python object and the YAML document.
+
+    Args:
+        cls: ``module:QualifiedName`` of the class.
+        code: sha256 of the bundle that holds the class; empty if the class is imported by path.
+        name: unique in the cluster; empty for none.
+        dms: the chain of deployment managers, outermost first.
+        on_loss: ``fail`` (calls raise ``StateLost``) or ``recreate`` (run the constructor again).
+        application: the application it belongs to, empty for none.
+    """
+
+    cls: str
+    code: str = ""
+    name: str = ""
+    dms: tuple[DmSpec, ...] = ()
+    placement: Placement = Placement()
+    on_loss: Literal["fail", "recreate"] = "fail"
+    labels: dict[str, str] = {}
+    application: str = ""
+
+
+class MicroserviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``microservices/<slot>/<ms-id>``: what it takes to make the microservice again.
+
+    Args:
+        arguments: encoded constructor arguments (``amino.wire.codec``, codec number first).
+        arguments_url: where they are when larger than 64 KiB; then ``arguments`` is empty.
+        digest: of class, spec and arguments; a retried creation must match it.
+        created_at: wall clock, for display.
+    """
+
+    spec: MicroserviceSpec
+    arguments: bytes = b""
+    arguments_url: str = ""
+    digest: str = ""
+    created_at: float = 0.0
+    format: int = FORMAT
+
+
+class Phase:
+    """The phases of a group, as stored."""
+
+    CREATING = "creating"
+    ACTIVE = "active"
+    LOST = "lost"
+    QUARANTINED = "quarantined"
+    DELETING = "deleting"
+
+
+class ReplicaDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One replica and where it runs. ``confirmed``: its server has proved by a transaction that it may answer."""
+
+    id: str
+    server: str
+    incarnation: int
+    confirmed: bool = False
+
+
+class Move(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The intent to move replica ``source`` to another server, as replica ``target``; written before any command."""
+
+    source: str
+    target: ReplicaDocument
+    why: str = ""
+
+
+class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``groups/<slot>/<ms-id>/<path>``: the single source of where a group's replicas are.
+
+    Args:
+        phase: see ``Phase``.
+        epoch: fencing token; +1 at each placement or change of primary, never less.
+        version: counts other edits.
+        replicas: those that exist or are being made.
+        primary: id of the replica that orders operations, empty where there is no order.
+        in_sync: ids of the in-sync set.
+        move: intent of a migration under way.
+        leftovers: replicas that are not of the group any more and whose servers may still hold them.
+        constructed: the constructor has run and its effect was acknowledged: it must never run again silently.
+        ineligible: servers that could not load the class or a manager, with their reason.
+        deaths: method -> how many processes in a row died while running it (``__restore__``, ``__init__`` too).
+        explanation: why the replicas are where they are, one line per replica id.
+        coordinator: documents of DM coordinators, by manager name and chain position (``PeriodicCheckpoint@1``).
+        methods: the class's public methods with their flags, known once it has been constructed.
+        trace: W3C context of the failover under way, empty otherwise.
+    """
+
+    phase: str = Phase.CREATING
+    epoch: int = 1
+    version: int = 0
+    replicas: tuple[ReplicaDocument, ...] = ()
+    primary: str = ""
+    in_sync: tuple[str, ...] = ()
+    move: Move | None = None
+    leftovers: tuple[ReplicaDocument, ...] = ()
+    constructed: bool = False
+    ineligible: dict[str, str] = {}
+    deaths: dict[str, int] = {}
+    explanation: dict[str, str] = {}
+    coordinator: dict[str, bytes] = {}
+    methods: dict[str, int] = {}
+    reason: str = ""
+    trace: str = ""
+    format: int = FORMAT
+
+
+class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``servers/<name>``: a live kernel server. Its incarnation is the key's create revision.
+
+    Args:
+        address: ``host:port`` of the peer link.
+        grpc_address: ``host:port`` of gRPC, empty if off.
+        labels: at least ``host``; ``region`` where given.
+        capacity: most replicas it accepts, 0 for no bound.
+        device: embedded in a client; never leads a slot, gets no replicas unless asked for.
+        supervisor_pid: for operators; 0 if none.
+        store_id: identity of the checkpoint store it sees; equal for servers that share one.
+    """
+
+    name: str
+    address: str
+    grpc_address: str = ""
+    labels: dict[str, str] = {}
+    capacity: int = 0
+    device: bool = False
+    pid: int = 0
+    supervisor_pid: int = 0
+    store_id: str = ""
+    version: str = ""
+    started_at: float = 0.0
+    format: int = FORMAT
+
+
+class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``tombstones/<name>/<incarnation>``: proven dead.
+
+    Args:
+        cause: how it ended (``exit 1``, ``signal 9``, ``hung``, ``lease lost``, ``supervisor died``).
+        suspects: (microservice id, method) pairs that were running when the process died.
+        detected_at: wall clock, for display and traces.
+    """
+
+    cause: str = ""
+    suspects: tuple[tuple[str, str], ...] = ()
+    detected_at: float = 0.0
+    format: int = FORMAT
+
+
+class ClusterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``cluster``: what holds for all servers."""
+
+    paused: bool = False
+    cordoned: dict[str, str] = {}
+    hash_seed: int = 0
+    allow_bundles: bool = True
+    format: int = FORMAT
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``checkpoints/<ms-id>/<path>``: which checkpoints exist, newest first."""
+
+    entries: tuple[CheckpointEntry, ...] = ()
+    format: int = FORMAT
+
+
+class CheckpointEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One intact checkpoint: ordered by (epoch, sequence)."""
+
+    epoch: int
+    sequence: int
+    url: str
+    sha256: str
+    size: int
+    taken_at: float = 0.0
+
+
+class CodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``code/<sha256>``: a bundle; small ones inline, larger ones in the checkpoint store."""
+
+    kind: Literal["pickle", "zip"] = "pickle"
+    inline: bytes = b""
+    url: str = ""
+    size: int = 0
+    uploaded_at: float = 0.0
+    format: int = FORMAT
+
+
+D = TypeVar("D", bound=msgspec.Struct)
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def encode(document: msgspec.Struct) -> bytes:
+    """Return the stored form of a document."""
+    return _encoder.encode(document)
+
+
+def decode(value: bytes, kind: type[D], key: str = "") -> D:
+    """Read a stored document.
+
+    Raises:
+        Invalid: not a document of this kind, or of a format version this release cannot read; names ``key``.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        document = decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Invalid(
+            f"{key or kind.__name__} in etcd is not a {kind.__name__}: {error}; restore or delete the key"
+        ) from error
+    version = getattr(document, "format", FORMAT)
+    if version not in FORMATS_READ:
+        raise Invalid(
+            f"{key or kind.__name__} has format version {version}; this release reads {FORMATS_READ}: upgrade this server"
+        )
+    return document  # type: ignore[no-any-return]

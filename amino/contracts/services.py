@@ -1,0 +1,509 @@
+"""Messages and Protocols of the two system services: Registry (the OMS) and Kernel.
+
+Owns the shape of every request and answer between processes that is not a user's call. Leaves transport to ``rpc`` and
+behaviour to ``oms`` and ``kernel``.
+Invariants: every command to a server carries the fence of the slot leader that sends it; servers refuse older ones.
+Failure behaviour: services raise ``AminoError``s; transports carry them by code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from amino.contracts.documents import (
+    GroupDocument,
+    MicroserviceRecord,
+    MicroserviceSpec,
+    Requirement,
+    ServerRecord,
+)
+
+# --- the registry: what any client may ask of any kernel server -----------------------------------------------------
+
+
+class CreateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Create a microservice. Idempotent by ``microservice``: a retry finds what the first try made.
+
+    Args:
+        microservice: id chosen by the caller.
+        arguments: encoded constructor arguments: one codec byte, then the value (``amino.wire.codec.pack``).
+        if_exists: ``fail`` or ``get``, when the name is taken.
+    """
+
+    microservice: str
+    spec: MicroserviceSpec
+    arguments: bytes = b""
+    if_exists: str = "fail"
+    timeout_s: float = 30.0
+
+
+class ReplicaLocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A replica and the server that has it."""
+
+    id: str
+    server: str
+    incarnation: int
+    address: str
+
+
+class GroupLocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One group of a microservice, for calls."""
+
+    epoch: int
+    replicas: tuple[ReplicaLocation, ...] = ()
+    primary: str = ""
+
+
+class Location(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a microservice is and how to talk to it."""
+
+    microservice: str
+    spec: MicroserviceSpec
+    groups: dict[str, GroupLocation]
+    methods: dict[str, int] = {}
+    created: bool = False
+
+
+class LocateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Find a microservice by id or name.
+
+    Args:
+        stale: group path -> epoch that turned out wrong or unreachable; the answer waits up to ``wait_s`` for a newer one,
+            then says what it has.
+        stale_incarnation: (server, incarnation) that could not be reached; a change of that server also ends the wait.
+    """
+
+    microservice: str = ""
+    name: str = ""
+    stale: dict[str, int] = {}
+    stale_incarnation: tuple[str, int] | None = None
+    wait_s: float = 0.0
+
+
+class DeleteRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Delete a microservice by id or name. Deleting what does not exist raises ``NotFound``."""
+
+    microservice: str = ""
+    name: str = ""
+    timeout_s: float = 30.0
+
+
+class MoveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Move a microservice's replica to ``server`` (empty: anywhere else that fits)."""
+
+    microservice: str = ""
+    name: str = ""
+    server: str = ""
+    replica: str = ""
+    why: str = "asked for"
+    timeout_s: float = 30.0
+
+
+class FindRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Find microservices; every given condition must hold.
+
+    Args:
+        label: requirements on the microservice's own labels.
+        after: id to go on from; answers come in id order, ``limit`` at a time.
+    """
+
+    cls: str = ""
+    name_prefix: str = ""
+    label: tuple[Requirement, ...] = ()
+    server: str = ""
+    region: str = ""
+    state: str = ""
+    application: str = ""
+    after: str = ""
+    limit: int = 1000
+
+
+class MicroserviceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row of ``find``."""
+
+    id: str
+    name: str
+    cls: str
+    state: str
+    epoch: int
+    servers: tuple[str, ...]
+    dms: tuple[str, ...]
+    labels: dict[str, str] = {}
+    application: str = ""
+    created_at: float = 0.0
+    slot: int = 0
+
+
+class FindReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A page of rows; ``more`` when there are further ones after the last."""
+
+    rows: tuple[MicroserviceInfo, ...] = ()
+    more: bool = False
+
+
+class Description(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything known of one microservice, for people: record, groups, checkpoints, why it is where it is."""
+
+    id: str
+    record: MicroserviceRecord
+    groups: dict[str, GroupDocument]
+    slot: int
+    slot_leader: str
+    state: str
+    explanation: tuple[str, ...] = ()
+    checkpoints: tuple[dict[str, Any], ...] = ()
+
+
+class ServerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A live server, as members see it."""
+
+    record: ServerRecord
+    incarnation: int
+    cordoned: str = ""
+    replicas: int = 0
+    slots: int = 0
+
+
+class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All live servers at a store revision; newer revisions win. Pushed to subscribers on every change."""
+
+    revision: int
+    servers: tuple[ServerInfo, ...]
+    cluster: str = ""
+    paused: bool = False
+
+
+class ByName(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Names one thing: a microservice by id or name, a server or an application by name."""
+
+    microservice: str = ""
+    name: str = ""
+
+
+class CordonRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Close a server to new replicas, or open it again."""
+
+    server: str
+    cordon: bool = True
+    why: str = ""
+
+
+class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Cordon a server and move everything off it."""
+
+    server: str
+    timeout_s: float = 60.0
+
+
+class DrainReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a drain achieved."""
+
+    moved: int = 0
+    left: tuple[str, ...] = ()
+
+
+class PauseRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stop (or resume) automatic recovery and balancing in the whole cluster."""
+
+    paused: bool
+
+
+class PushCodeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Store a bundle under its content's sha256. Idempotent."""
+
+    sha256: str
+    kind: str
+    content: bytes
+
+
+class ApplicationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Define (or redefine) an application: its entry's spec and arguments."""
+
+    name: str
+    entry: MicroserviceSpec
+    arguments: bytes = b""
+
+
+class Empty(msgspec.Struct, frozen=True):
+    """Nothing."""
+
+
+class EventInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the bounded event history."""
+
+    revision: int
+    kind: str
+    at: float
+    microservice: str = ""
+    server: str = ""
+    text: str = ""
+
+
+class EventList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Newest last."""
+
+    events: tuple[EventInfo, ...] = ()
+
+
+class SlotInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who leads a slot, and how many microservices are in it."""
+
+    slot: int
+    leader: str
+    microservices: int = 0
+
+
+class SlotList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All slots, in order."""
+
+    slots: tuple[SlotInfo, ...] = ()
+
+
+class Registry(Protocol):
+    """The OMS as every kernel server offers it; operations on a microservice run on its slot's leader."""
+
+    async def create(self, request: CreateRequest) -> Location:
+        """Make a microservice and return where it is, serving. ``created`` tells whether this request made it."""
+        ...
+
+    async def locate(self, request: LocateRequest) -> Location:
+        """Find a microservice. Raises ``NotFound``, ``StateLost``, ``Quarantined``."""
+        ...
+
+    async def delete(self, request: DeleteRequest) -> Empty:
+        """Delete a microservice and everything kept for it. Idempotent once begun; waits until it is gone."""
+        ...
+
+    async def move(self, request: MoveRequest) -> Location:
+        """Migrate a replica, live."""
+        ...
+
+    async def find(self, request: FindRequest) -> FindReply:
+        """List microservices."""
+        ...
+
+    async def describe(self, request: ByName) -> Description:
+        """Tell everything about one microservice."""
+        ...
+
+    async def members(self, request: Empty) -> Membership:
+        """List live servers."""
+        ...
+
+    async def slots(self, request: Empty) -> SlotList:
+        """List slots and their leaders."""
+        ...
+
+    async def cordon(self, request: CordonRequest) -> Empty:
+        """Close a server to new replicas, or open it. Idempotent."""
+        ...
+
+    async def drain(self, request: DrainRequest) -> DrainReply:
+        """Cordon a server and move everything off it. Idempotent."""
+        ...
+
+    async def pause(self, request: PauseRequest) -> Empty:
+        """Stop or resume automatic recovery and balancing. Idempotent."""
+        ...
+
+    async def release(self, request: ByName) -> Empty:
+        """Let a quarantined microservice run again."""
+        ...
+
+    async def restore(self, request: ByName) -> Location:
+        """Bring a lost microservice back: from its newest intact checkpoint, else by its constructor, as the reply says."""
+        ...
+
+    async def push_code(self, request: PushCodeRequest) -> Empty:
+        """Store a bundle. Idempotent."""
+        ...
+
+    async def define_application(self, request: ApplicationRequest) -> Empty:
+        """Store an application's definition; a running entry is not changed."""
+        ...
+
+    async def application(self, request: ByName) -> Location:
+        """Return an application's entry microservice, creating it once."""
+        ...
+
+    async def events(self, request: Empty) -> EventList:
+        """Return the bounded event history."""
+        ...
+
+
+# --- the kernel: what slot leaders and other servers ask of a server -------------------------------------------------
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Proof of who commands: the slot, the create revision of its leader's key, the document's mod revision."""
+
+    slot: int
+    leader_revision: int
+    document_revision: int
+
+
+class InstantiateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Make replica ``replica`` serve at ``document.epoch``. Idempotent: a replica that already serves just says so.
+
+    Args:
+        source: ``construct`` (run the constructor), ``checkpoint`` (restore the newest intact one; if there never was one
+            and nothing was acknowledged, construct), ``resume`` (unseal what is here).
+        suspects: methods whose completion clears the microservice's record of deaths.
+    """
+
+    microservice: str
+    path: str
+    replica: str
+    record: MicroserviceRecord
+    document: GroupDocument
+    fence: Fence
+    source: str = "construct"
+    suspects: tuple[str, ...] = ()
+
+
+class InstantiateReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The replica serves; ``document_revision`` is that of the confirmed document."""
+
+    document_revision: int
+    methods: dict[str, int] = {}
+
+
+class TransferRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """To the source: seal replica ``document.move.source``, ship it to the target, then drop it.
+
+    Args:
+        target_address: peer link of the target's server.
+        quiesce_timeout_s: how long to wait for running calls before giving up.
+    """
+
+    microservice: str
+    path: str
+    document: GroupDocument
+    fence: Fence
+    target_address: str
+    quiesce_timeout_s: float = 1.0
+
+
+class TransferReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The target serves and the source is gone."""
+
+    document_revision: int
+    stalled_s: float = 0.0
+
+
+class AdoptRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From source to target: become replica ``document.move.target`` with this state.
+
+    The target switches the placement itself, by one transaction guarded with the leader's fence and its own session.
+    The snapshot travels beside this message, as the frame's segments.
+    """
+
+    microservice: str
+    path: str
+    record: MicroserviceRecord
+    document: GroupDocument
+    fence: Fence
+
+
+class RetireRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Drop a replica. Idempotent. ``destroy``: for good, so that its components remove what they keep elsewhere."""
+
+    microservice: str
+    path: str
+    replica: str
+    fence: Fence
+    destroy: bool = False
+
+
+class FenceRequest(msgspec.Struct, frozen=True):
+    """Stop ``incarnation`` at once if that is you: it has lost its lease."""
+
+    incarnation: int
+
+
+class KernelStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Figures of one kernel server."""
+
+    server: str
+    incarnation: int
+    replicas: int = 0
+    in_flight: int = 0
+    threads: int = 0
+    valid_for_s: float = 0.0
+    rss_bytes: int = 0
+    calls: int = 0
+
+
+class ReplicaInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A kernel object as its own server sees it."""
+
+    microservice: str
+    path: str
+    replica: str
+    epoch: int
+    state: str
+    in_flight: int = 0
+    mutations: int = 0
+
+
+class ReplicaList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All kernel objects of a server."""
+
+    replicas: tuple[ReplicaInfo, ...] = ()
+
+
+class Kernel(Protocol):
+    """Commands to one kernel server; for servers only."""
+
+    async def instantiate(self, request: InstantiateRequest) -> InstantiateReply:
+        """Make a replica serve.
+
+        Raises:
+            CodeUnavailable: class or manager cannot be loaded here; another server may.
+            ConstructionFailed: the constructor (or ``on_create``) raised; nothing is left.
+            CorruptCheckpoint, StoreFailed: nothing could be restored.
+            NotExecuted: the fence is old, or this server's session is not valid (reason ``fenced``).
+        """
+        ...
+
+    async def transfer(self, request: TransferRequest) -> TransferReply:
+        """Move a replica away. On any error the source stays sealed until told to resume (or the target serves)."""
+        ...
+
+    async def adopt(self, request: AdoptRequest, snapshot: memoryview) -> InstantiateReply:
+        """Become the new home of a migrating replica."""
+        ...
+
+    async def retire(self, request: RetireRequest) -> Empty:
+        """Drop a replica."""
+        ...
+
+    async def fence(self, request: FenceRequest) -> Empty:
+        """Stop at once if this incarnation is meant."""
+        ...
+
+    async def statistics(self, request: Empty) -> KernelStatistics:
+        """Tell figures."""
+        ...
+
+    async def replicas(self, request: Empty) -> ReplicaList:
+        """List kernel objects."""
+        ...
+
+
+class KernelCaller(Protocol):
+    """How the OMS reaches another server's Kernel; errors arrive as themselves."""
+
+    def at(self, address: str) -> Kernel:
+        """Return the Kernel of the server at ``address``."""
+        ...
+
+
+class RegistryCaller(Protocol):
+    """How a server passes a registry operation on to a slot's leader."""
+
+    async def forward(self, address: str, method: str, request: msgspec.Struct, timeout_s: float) -> Any:
+        """Run ``method`` of the Registry at ``address``, marked as forwarded so that it is not passed on again."""
+        ...
