@@ -252,7 +252,7 @@ def _parent(text: str | None) -> Context | None:
             int(parts[1], 16),
             int(parts[2], 16),
             is_remote=True,
-            trace_flags=TraceFlags(int(parts[3], 16) & 1),
+            trace_flags=TraceFlags(int(parts[3], 16) & 3),
             trace_state=TraceState.from_header([state]) if state else None,
         )
     except ValueError:

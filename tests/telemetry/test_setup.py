@@ -1,0 +1,160 @@
+"""Switching on by the standard variables, and export to a collector."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from amino.errors import Invalid
+from amino.telemetry import names
+from amino.telemetry.setup import Plan, from_environment, plan
+from amino.testing.collector import Collector
+
+EVERYTHING = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for variable in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Plan("none", "none")),
+        ({EVERYTHING: "http://c:4317"}, Plan("otlp", "otlp")),
+        ({EVERYTHING: "http://c:4317", "OTEL_SDK_DISABLED": "TRUE"}, Plan("none", "none")),
+        ({EVERYTHING: "http://c:4317", "OTEL_METRICS_EXPORTER": "none"}, Plan("otlp", "none")),
+        ({EVERYTHING: "http://c:4317", "OTEL_TRACES_EXPORTER": "none"}, Plan("none", "otlp")),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4317"}, Plan("otlp", "none")),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, Plan("otlp", "none")),
+        ({"OTEL_METRICS_EXPORTER": "console"}, Plan("none", "console")),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Plan("otlp", "none")),
+        ({"OTEL_SERVICE_NAME": "shop"}, Plan("none", "none")),
+    ],
+)
+def test_plan_follows_the_standard_variables(environ, expected):
+    """Exporters, endpoints and the off switch mean what OpenTelemetry says they mean."""
+    assert plan(environ) == expected
+    assert plan(environ).on == (expected != Plan())
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER='zipkin'.*otlp, console or none"),
+        ({EVERYTHING: "http://c:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "4317"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(environ, said):
+    """The error names the value and the remedy."""
+    with pytest.raises(Invalid, match=said):
+        plan(environ)
+
+
+async def test_export_to_a_collector(monkeypatch):
+    """Spans and metrics arrive with their resource; standard variables win over our defaults."""
+    async with Collector() as collector:
+        for key, value in collector.environment().items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=from-outside,team=shop")
+        telemetry = from_environment("amino-server", instance="s1", attributes={"amino.cluster": "c"})
+        assert telemetry.tracing
+        assert telemetry.metering
+        served = telemetry.span(names.SERVER_CALL, kind="server", attributes={names.METHOD_NAME: "C.add"})
+        with served, telemetry.span(names.METHOD) as method:
+            method.event("half-way")
+        telemetry.metrics.call(names.SIDE_SERVER, "C.add", names.OUTCOME_RESULT, 0.5)
+        await collector.wait_for(lambda c: c.named(names.METHOD) and c.metric(names.CALLS))
+        (span,) = collector.named(names.METHOD)
+        assert collector.ancestry(span) == [names.SERVER_CALL, names.METHOD]
+        assert [each.name for each in collector.trace(span.trace_id)] == [names.SERVER_CALL, names.METHOD]
+        assert (span.service, span.instance, span.error, span.events) == (
+            "amino-server", "from-outside", None, ("half-way",),
+        )  # fmt: skip
+        assert collector.named(names.SERVER_CALL, method="C.add")[0].kind == "server"
+        assert not collector.named(names.SERVER_CALL, method="C.other")
+        assert collector.metric(names.CALLS)[0].value == 1
+        assert collector.metric(names.CALL_DURATION)[0].value == 0.5
+        assert await telemetry.aclose()
+        assert await telemetry.aclose()
+
+
+async def test_close_exports_what_is_left(monkeypatch):
+    """Closing flushes at once, long before the batch is due."""
+    async with Collector() as collector:
+        monkeypatch.setenv(EVERYTHING, collector.endpoint)
+        telemetry = from_environment("amino-client")
+        telemetry.start_span("last").end()
+        assert await telemetry.aclose(5.0)
+        assert collector.named("last")
+        collector.clear()
+        assert not collector.spans
+
+
+async def test_close_is_bounded_when_the_collector_is_away(monkeypatch):
+    """A collector that accepts and never answers does not hold up the end of a process."""
+
+    silent = socket.create_server(("127.0.0.1", 0))
+    port = silent.getsockname()[1]
+    program = (
+        "import asyncio, time; from amino.telemetry.setup import from_environment\n"
+        "t = from_environment('x'); t.start_span('lost').end(); began = time.monotonic()\n"
+        "assert not asyncio.run(t.aclose(0.3)); assert time.monotonic() - began < 2\n"
+        "import os; os._exit(7)"
+    )
+    environ = {**os.environ, EVERYTHING: f"http://127.0.0.1:{port}"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=environ)
+    try:
+        assert await asyncio.wait_for(process.wait(), 60) == 7
+    finally:
+        silent.close()
+
+
+async def test_wait_for_says_what_it_has():
+    """A collector that waits in vain lists what did arrive."""
+    async with Collector() as collector:
+        with pytest.raises(TimeoutError, match="nothing"):
+            await collector.wait_for(lambda c: c.spans, timeout_s=0.05)
+        assert "0 spans" in repr(collector)
+    await collector.aclose()
+
+
+def test_an_applications_own_tracing_is_joined():
+    """Where the application has set up OpenTelemetry itself, our spans go there, without any variable."""
+    program = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+kept = InMemorySpanExporter(); provider = TracerProvider(); trace.set_tracer_provider(provider)
+provider.add_span_processor(SimpleSpanProcessor(kept))
+from amino.telemetry.setup import from_environment
+telemetry = from_environment("amino-client")
+with trace.get_tracer("app").start_as_current_span("app"), telemetry.span("ours"):
+    pass
+ours, app = kept.get_finished_spans()
+assert ours.parent.span_id == app.context.span_id
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_two_in_one_process_do_not_share(monkeypatch):
+    """Two kernel servers in one process have providers of their own, and closing one leaves the other."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    first, second = from_environment("a"), from_environment("b")
+    assert first is not second
+    began = time.monotonic()
+    assert asyncio.run(first.aclose())
+    span = second.start_span("alive")
+    assert span.recording
+    span.end()
+    assert asyncio.run(second.aclose())
+    assert time.monotonic() - began < 5
