@@ -139,7 +139,7 @@ class WatchBatch:
     revision: int
 
 
-class Compacted(Exception):  # noqa: N818 - a state, not an error of the caller
+class Compacted(Exception):
     """The watch's start revision has been compacted away; list again from ``revision``."""
 
     def __init__(self, revision: int) -> None:
@@ -158,7 +158,11 @@ class Store(Protocol):
         ...
 
     async def list(self, prefix: str) -> tuple[list[Record], int]:
-        """Read all keys with ``prefix`` at one revision, in key order; pages internally. Returns (records, revision)."""
+        """Read all keys with ``prefix`` at one revision, in key order; pages internally.
+
+        Returns:
+            The records, and the revision at which all of them were read.
+        """
         ...
 
     async def txn(
@@ -166,9 +170,13 @@ class Store(Protocol):
     ) -> TxnResult:
         """Do ``then`` if all compares hold, else ``otherwise``, atomically. At most ``OPERATIONS_MAX`` of each.
 
+        A transaction whose branches only read (or are empty) takes etcd's read path, which in 3.4 can be stale after
+        a pause: decide ownership only by one that writes (deleting a key that never exists is enough).
+
         Raises:
             CoordinationUnavailable: no answer in time; whether it was done is unknown.
             Invalid: more operations than allowed, or a key written twice.
+            Conflict: a lease named in a ``Put`` does not exist; nothing was done.
         """
         ...
 
@@ -177,7 +185,10 @@ class Store(Protocol):
         ...
 
     async def keep_alive(self, lease: int) -> int:
-        """Renew the lease once; returns its remaining seconds, 0 if it does not exist. The answer alone proves nothing."""
+        """Renew the lease once; returns its remaining seconds, 0 if it does not exist.
+
+        The answer alone proves nothing: etcd 3.4 can answer OK for a revoked lease.
+        """
         ...
 
     async def revoke(self, lease: int) -> None:
