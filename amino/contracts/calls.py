@@ -122,5 +122,14 @@ class Invocation:
 CURRENT: ContextVar[Invocation | None] = ContextVar("amino_invocation", default=None)
 """The invocation this code runs in, if any."""
 
-BINDING: ContextVar[Any] = ContextVar("amino_binding", default=None)
-"""The runtime that refs decoded in this context belong to."""
+
+class Raised(Exception):
+    """An application error on its way through the chains to the caller, so that nobody takes it for one of Amino's.
+
+    A method may raise anything, an ``OutcomeUnknown`` of a nested call too; only errors outside this wrapper speak of
+    the call itself. The stub unwraps it.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error

@@ -96,12 +96,18 @@ class Phase:
 
 
 class ReplicaDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One replica and where it runs. ``confirmed``: its server has proved by a transaction that it may answer."""
+    """One replica and where it runs.
+
+    Args:
+        confirmed: its server has proved by a transaction that it may answer.
+        source: how it comes to be, for whoever continues after a dead leader: ``construct``, ``checkpoint`` or ``resume``.
+    """
 
     id: str
     server: str
     incarnation: int
     confirmed: bool = False
+    source: Literal["construct", "checkpoint", "resume"] = "construct"
 
 
 class Move(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -125,11 +131,13 @@ class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
         move: intent of a migration under way.
         leftovers: replicas that are not of the group any more and whose servers may still hold them.
         constructed: the constructor has run and its effect was acknowledged: it must never run again silently.
-        ineligible: servers that could not load the class or a manager, with their reason.
+        ineligible: ``server@incarnation`` that could not load the class or a manager, with the reason.
+        store_id: the checkpoint store its checkpoints are in; only servers that share it may have a replica.
         deaths: method -> how many processes in a row died while running it (``__restore__``, ``__init__`` too).
         explanation: why the replicas are where they are, one line per replica id.
         coordinator: documents of DM coordinators, by manager name and chain position (``PeriodicCheckpoint@1``).
         methods: the class's public methods with their flags, known once it has been constructed.
+        reason: why it is lost or quarantined, with the remedy left to the error; empty otherwise.
         trace: W3C context of the failover under way, empty otherwise.
     """
 
@@ -143,6 +151,7 @@ class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     leftovers: tuple[ReplicaDocument, ...] = ()
     constructed: bool = False
     ineligible: dict[str, str] = {}
+    store_id: str = ""
     deaths: dict[str, int] = {}
     explanation: dict[str, str] = {}
     coordinator: dict[str, bytes] = {}
@@ -220,6 +229,26 @@ class CheckpointEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str
     size: int
     taken_at: float = 0.0
+
+
+class ApplicationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``applications/<name>``: the entry microservice of an application, made once on first use."""
+
+    name: str
+    entry: MicroserviceSpec
+    arguments: bytes = b""
+    format: int = FORMAT
+
+
+class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``events/<seq>``: one line of the bounded history, for people. ``at``: wall clock."""
+
+    kind: str
+    at: float
+    microservice: str = ""
+    server: str = ""
+    text: str = ""
+    format: int = FORMAT
 
 
 class CodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -57,13 +57,19 @@ class GroupLocation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Location(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a microservice is and how to talk to it."""
+    """Where a microservice is and how to talk to it.
+
+    Args:
+        created: this request (or an earlier try of it) made the microservice.
+        restored_from: after ``restore``: ``checkpoint`` or ``construct``.
+    """
 
     microservice: str
     spec: MicroserviceSpec
     groups: dict[str, GroupLocation]
     methods: dict[str, int] = {}
     created: bool = False
+    restored_from: str = ""
 
 
 class LocateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,6 +105,16 @@ class MoveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     replica: str = ""
     why: str = "asked for"
     timeout_s: float = 30.0
+
+
+class ClearDeathsRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From a kernel object: ``methods`` that were suspected of killing processes have completed at ``replica``."""
+
+    microservice: str
+    path: str
+    replica: str
+    methods: tuple[str, ...]
+    timeout_s: float = 5.0
 
 
 class FindRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -316,6 +332,10 @@ class Registry(Protocol):
         """Bring a lost microservice back: from its newest intact checkpoint, else by its constructor, as the reply says."""
         ...
 
+    async def clear_deaths(self, request: ClearDeathsRequest) -> Empty:
+        """Forget deaths counted against methods that completed since. For servers only; idempotent."""
+        ...
+
     async def push_code(self, request: PushCodeRequest) -> Empty:
         """Store a bundle. Idempotent."""
         ...
@@ -502,7 +522,10 @@ class KernelCaller(Protocol):
 
 
 class RegistryCaller(Protocol):
-    """How a server passes a registry operation on to a slot's leader."""
+    """How a server passes a registry operation on to a slot's leader.
+
+    The serving side hands a forwarded request to ``amino.oms.registry.RegistryService.forwarded``.
+    """
 
     async def forward(self, address: str, method: str, request: msgspec.Struct, timeout_s: float) -> Any:
         """Run ``method`` of the Registry at ``address``, marked as forwarded so that it is not passed on again."""
