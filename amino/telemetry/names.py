@@ -86,9 +86,9 @@ CHECKPOINT_DURATION: Final = "amino.checkpoint.duration"
 REFUSED: Final = "amino.refused"
 
 METRICS: Final[dict[str, tuple[str, str]]] = {
-    CALLS: ("{call}", "Calls by SIDE, METHOD_NAME and OUTCOME."),
-    CALL_DURATION: ("s", "Histogram of call durations by SIDE and METHOD_NAME."),
-    QUEUE_DEPTH: ("{call}", "Calls in flight or waiting now, by QUEUE (for example server, threads, link)."),
+    CALLS: ("{call}", "Calls by side, method and outcome."),
+    CALL_DURATION: ("s", "Histogram of call durations by side and method."),
+    QUEUE_DEPTH: ("{call}", "Calls in flight or waiting now, by queue (for example server, threads, link)."),
     SESSION_VALIDITY: (
         "s",
         "Seconds for which the server's session is still proved valid; negative when it is not.",
@@ -97,12 +97,12 @@ METRICS: Final[dict[str, tuple[str, str]]] = {
         "{entry}",
         "Entries that the slowest in-sync replica of a group has still to acknowledge.",
     ),
-    FAILOVERS: ("{failover}", "Incarnations recovered from, by KIND."),
-    FAILOVER_DURATION: ("s", "Histogram of the time from lost to the last object placed again, by KIND."),
-    CHECKPOINTS: ("{checkpoint}", "Checkpoints by OUTCOME."),
+    FAILOVERS: ("{failover}", "Incarnations recovered from, by kind."),
+    FAILOVER_DURATION: ("s", "Histogram of the time from lost to the last object placed again, by kind."),
+    CHECKPOINTS: ("{checkpoint}", "Checkpoints by outcome."),
     CHECKPOINT_SIZE: ("By", "Histogram of checkpoint sizes."),
     CHECKPOINT_DURATION: ("s", "Histogram of the time to write and publish a checkpoint."),
-    REFUSED: ("{frame}", "Bad input refused, by REASON."),
+    REFUSED: ("{frame}", "Bad input refused, by reason."),
 }
 
 # Attributes of spans and metrics, and keys of log records.

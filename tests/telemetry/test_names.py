@@ -1,0 +1,51 @@
+"""The one module of names is complete, and the documentation repeats it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from amino.telemetry import names
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"SCOPE"}
+
+
+def constants():
+    return {key: value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
+
+
+def test_every_name_is_a_span_a_metric_an_attribute_or_a_value():
+    """No constant is forgotten in the sets that the rest relies on."""
+    known = names.SPANS | names.METRICS.keys() | names.ATTRIBUTES.keys() | set(names.LOG_KEYS)
+    for key, value in constants().items():
+        assert value in known or key in PLAIN or key.startswith(("OUTCOME_", "SIDE_")), key
+
+
+@pytest.mark.parametrize("kind", ["SPANS", "METRICS", "ATTRIBUTES"])
+def test_names_are_shaped_alike(kind):
+    """Names are lower case, dotted, and ours."""
+    for name in getattr(names, kind):
+        assert re.fullmatch(r"amino(\.[a-z_]+)+", name), name
+
+
+def test_documentation_lists_every_name():
+    """``docs/telemetry.md`` names every span, metric, attribute and log key."""
+    text = (ROOT / "docs" / "telemetry.md").read_text()
+    everything = [*names.SPANS, *names.METRICS, *names.ATTRIBUTES, *names.LOG_KEYS]
+    assert [name for name in everything if f"`{name}`" not in text] == []
+
+
+def test_no_other_module_spells_a_span_or_metric():
+    """Other modules take names from ``names``: a string literal of one is found."""
+    spelled = re.compile(
+        "|".join(f'"{re.escape(name)}"' for name in [*names.SPANS, *names.METRICS] if name.count(".") > 1)
+    )
+    guilty = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "amino").rglob("*.py")
+        if path.name != "names.py" and spelled.search(path.read_text())
+    ]
+    assert guilty == []
