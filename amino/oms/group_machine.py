@@ -1,0 +1,310 @@
+"""What to do next for one group: a pure function of its document and of who lives.
+
+Owns the life cycle of a microservice's group: creating, active, moving, recovering, lost, quarantined, deleting.
+Leaves doing it to ``leader`` and choosing servers to ``placement``.
+Invariants: from any document that can be stored, the next step leads on, so a successor continues whatever a dead
+leader began; an epoch grows with every placement, abort and change of home; nothing is placed anew while its server lives.
+Failure behaviour: none; what cannot go on now is a ``Wait`` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from amino.contracts.documents import GroupDocument, Move, Phase, ReplicaDocument, Tombstone
+
+DEATHS_MAX = 3
+
+Source = Literal["construct", "checkpoint", "resume"]
+Recovery = Literal["checkpoint", "construct", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The world as the leader knows it.
+
+    Args:
+        microservice: id of the one it is about.
+        live: server -> its incarnation now.
+        recovery: how it comes back when its server is lost: from a ``checkpoint``, by its constructor, or not.
+        tombstones: what is known of incarnations that are gone.
+        paused: whether automatic recovery is switched off.
+        record: whether the microservice's record exists.
+    """
+
+    microservice: str
+    live: Mapping[str, int]
+    recovery: Recovery = "none"
+    tombstones: Mapping[tuple[str, int], Tombstone] = field(default_factory=dict)
+    paused: bool = False
+    record: bool = True
+
+    def lives(self, replica: ReplicaDocument) -> bool:
+        """Return whether the incarnation that has ``replica`` is still the server's present one."""
+        return self.live.get(replica.server) == replica.incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing can be done until the world changes."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Give the group a new replica: choose a server, write ``placed(base, ...)``, then instantiate.
+
+    Args:
+        base: the document without the lost replica, with deaths counted; its epoch is still the old one.
+        lost: the replica whose server is gone; the write must prove that it is. None if nothing is replaced.
+    """
+
+    base: GroupDocument
+    source: Source
+    lost: ReplicaDocument | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write ``document``; if ``lost`` is given the write must prove that its server is gone."""
+
+    document: GroupDocument
+    lost: ReplicaDocument | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instantiate:
+    """Tell the replica's server to make it serve."""
+
+    replica: ReplicaDocument
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Tell live servers to drop what is not of the group any more, then write ``document``."""
+
+    replicas: tuple[ReplicaDocument, ...]
+    document: GroupDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Drop ``replicas`` for good, remove the checkpoints, then all records in one transaction."""
+
+    replicas: tuple[ReplicaDocument, ...]
+
+
+Step = Done | Wait | Place | Write | Instantiate | Retire | Destroy
+
+
+def next_step(document: GroupDocument, view: View) -> Step:
+    """Return what is to be done next; ``Done`` when the document describes reality and nothing is under way."""
+    if document.phase == Phase.DELETING or not view.record:
+        return Destroy(tuple(replica for replica in everywhere(document) if view.lives(replica)))
+    if document.phase in (Phase.LOST, Phase.QUARANTINED):
+        return _tidy(document, view)
+    if not document.replicas:
+        return _recover_unless_paused(document, view, None)
+    replica = document.replicas[0]
+    if not view.lives(replica):
+        return _recover_unless_paused(document, view, replica)
+    if document.move is not None:
+        return Write(aborted(document), None, "abort the move")
+    if not replica.confirmed:
+        return Instantiate(replica, replica.source)
+    return _tidy(document, view)
+
+
+def everywhere(document: GroupDocument) -> tuple[ReplicaDocument, ...]:
+    """Return every replica that some server may hold because of ``document``."""
+    target = (document.move.target,) if document.move is not None else ()
+    return (*document.replicas, *target, *document.leftovers)
+
+
+def _tidy(document: GroupDocument, view: View) -> Step:
+    if not document.leftovers:
+        return Done()
+    return Retire(
+        tuple(replica for replica in document.leftovers if view.lives(replica)),
+        msgspec.structs.replace(document, leftovers=(), version=document.version + 1),
+    )
+
+
+def _recover_unless_paused(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> Step:
+    if view.paused and document.constructed:  # a creation was asked for; it goes on
+        return Wait("automatic recovery is paused; `amino resume` lets it go on")
+    return _recover(document, view, lost)
+
+
+def _recover(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> Step:
+    tombstone = view.tombstones.get((lost.server, lost.incarnation)) if lost is not None else None
+    why = "it has no replica" if lost is None else f"{lost.server}@{lost.incarnation} is lost"
+    if tombstone is not None and tombstone.cause:
+        why += f" ({tombstone.cause})"
+    leftovers = document.leftovers if document.move is None else (*document.leftovers, document.move.target)
+    base = msgspec.structs.replace(
+        document,
+        replicas=(),
+        primary="",
+        in_sync=(),
+        move=None,
+        leftovers=tuple(replica for replica in leftovers if view.lives(replica)),
+        deaths=_counted(document.deaths, view.microservice, tombstone),
+        version=document.version + 1,
+    )
+    killer = max(base.deaths, key=lambda method: base.deaths[method], default="")
+    if killer and base.deaths[killer] >= DEATHS_MAX:
+        reason = f"{base.deaths[killer]} processes in a row died while running {killer}"
+        return Write(msgspec.structs.replace(base, phase=Phase.QUARANTINED, reason=reason), lost, "quarantine it")
+    if not base.constructed:
+        return Place(base, "construct", lost, why)
+    if view.recovery == "none":
+        reason = f"its state was in memory only, and {why}"
+        return Write(msgspec.structs.replace(base, phase=Phase.LOST, reason=reason), lost, "its state is lost")
+    return Place(base, view.recovery, lost, why)
+
+
+def _counted(deaths: Mapping[str, int], microservice: str, tombstone: Tombstone | None) -> dict[str, int]:
+    """Count a process's death against each method of ours that it was running, once per method."""
+    counted = dict(deaths)
+    if tombstone is not None:
+        for method in {method for suspect, method in tombstone.suspects if suspect == microservice}:
+            counted[method] = counted.get(method, 0) + 1
+    return counted
+
+
+def placed(base: GroupDocument, replica: ReplicaDocument, explanation: str, *, first: bool = False) -> GroupDocument:
+    """Return ``base`` with ``replica`` as its only one, unconfirmed, at the next epoch (the first: at epoch 1)."""
+    return msgspec.structs.replace(
+        base,
+        epoch=base.epoch if first else base.epoch + 1,
+        replicas=(replica,),
+        move=None,
+        explanation={replica.id: explanation},
+    )
+
+
+def refused(document: GroupDocument, server: str, reason: str) -> GroupDocument:
+    """Return ``document`` without its replica, which ``server`` (name@incarnation) cannot load, and with the reason."""
+    return msgspec.structs.replace(
+        document, replicas=(), ineligible={**document.ineligible, server: reason}, version=document.version + 1
+    )
+
+
+def forsaken(document: GroupDocument) -> GroupDocument:
+    """Return ``document`` without its replica, of which its own live server says that it does not have it."""
+    return msgspec.structs.replace(
+        document,
+        replicas=(),
+        leftovers=(*document.leftovers, *document.replicas),
+        version=document.version + 1,
+    )
+
+
+def failed(document: GroupDocument, reason: str) -> GroupDocument:
+    """Return ``document`` as lost, because its state could not be brought back."""
+    return msgspec.structs.replace(
+        document,
+        phase=Phase.LOST,
+        replicas=(),
+        leftovers=(*document.leftovers, *document.replicas),
+        reason=reason,
+        version=document.version + 1,
+    )
+
+
+def moving(document: GroupDocument, target: ReplicaDocument, why: str) -> GroupDocument:
+    """Return ``document`` with the intent to move its replica."""
+    move = Move(source=document.replicas[0].id, target=target, why=why)
+    return msgspec.structs.replace(document, move=move, version=document.version + 1)
+
+
+def aborted(document: GroupDocument) -> GroupDocument:
+    """Return ``document`` with its move given up: the source resumes, at a new epoch, and the target is dropped."""
+    if document.move is None:
+        return document
+    source = msgspec.structs.replace(document.replicas[0], confirmed=False, source="resume")
+    return msgspec.structs.replace(
+        document,
+        epoch=document.epoch + 1,
+        replicas=(source,),
+        leftovers=(*document.leftovers, document.move.target),
+        move=None,
+    )
+
+
+def switched(document: GroupDocument) -> GroupDocument:
+    """Return ``document`` after its move: the target serves at a new epoch, the source is left to be dropped.
+
+    Written by the target's server, guarded by the leader's fence and its own session.
+    """
+    if document.move is None:
+        return document
+    target = msgspec.structs.replace(document.move.target, confirmed=True)
+    return msgspec.structs.replace(
+        document,
+        epoch=document.epoch + 1,
+        replicas=(target,),
+        leftovers=(*document.leftovers, *document.replicas),
+        move=None,
+        explanation={target.id: f"{target.server}: moved here: {document.move.why}"},
+    )
+
+
+def confirmed(document: GroupDocument, methods: Mapping[str, int]) -> GroupDocument:
+    """Return ``document`` once its replica serves. Written by the replica's server."""
+    replica = msgspec.structs.replace(document.replicas[0], confirmed=True)
+    return msgspec.structs.replace(
+        document,
+        phase=Phase.ACTIVE,
+        replicas=(replica,),
+        constructed=True,
+        methods=dict(methods) or document.methods,
+        reason="",
+        version=document.version + 1,
+    )
+
+
+def deleting(document: GroupDocument) -> GroupDocument:
+    """Return ``document`` with the decision to delete, which is never taken back."""
+    return msgspec.structs.replace(document, phase=Phase.DELETING, version=document.version + 1)
+
+
+def released(document: GroupDocument) -> GroupDocument:
+    """Return a quarantined ``document`` as one that may try again."""
+    return msgspec.structs.replace(
+        document,
+        phase=Phase.ACTIVE if document.constructed else Phase.CREATING,
+        deaths={},
+        reason="",
+        replicas=(),
+        version=document.version + 1,
+    )
+
+
+def forgiven(document: GroupDocument, methods: tuple[str, ...]) -> GroupDocument:
+    """Return ``document`` without the deaths counted against ``methods``."""
+    deaths = {method: count for method, count in document.deaths.items() if method not in methods}
+    return msgspec.structs.replace(document, deaths=deaths, version=document.version + 1)
+
+
+def state_of(document: GroupDocument) -> str:
+    """Return the state shown to people: a phase, or ``moving`` or ``recovering``."""
+    if document.phase != Phase.ACTIVE:
+        return document.phase
+    if document.move is not None:
+        return "moving"
+    return "active" if document.replicas and document.replicas[0].confirmed else "recovering"
