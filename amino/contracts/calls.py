@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+
 
 class RequestId(NamedTuple):
     """Identity of a call: the root call's client, microservice and sequence, and the path of nested calls from there.
@@ -56,6 +58,10 @@ class Call:
         headers: values that a DM's client component passes to its server component; typed values only.
         peer_trusted: whether results may be pickled.
         executed: set by the kernel once the method has run (or its saved answer was found) in this attempt.
+        age_s: at the server: seconds since the client first sent it.
+        digest: at the server: checksum of method and arguments.
+        result, raised, answer: at the server: what the method returned or raised, and its encoded form.
+        encoded: at the client: arguments as encoded for sending; a component that changes the arguments clears it.
     """
 
     microservice: str
@@ -73,7 +79,12 @@ class Call:
     traceparent: str | None = None
     peer_trusted: bool = True
     executed: bool = False
-    digest: bytes = b""
+    age_s: float = 0.0
+    digest: int = 0
+    result: Any = None
+    raised: bool = False
+    answer: Any = None
+    encoded: tuple[int, list[Any]] | None = None
 
     @property
     def readonly(self) -> bool:
@@ -133,3 +144,27 @@ class Raised(Exception):
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class CallHead(msgspec.Struct, array_like=True, gc=False):
+    """Head of a CALL frame; the encoded arguments are its segments. Written by stubs, read by the dispatcher."""
+
+    microservice: str
+    path: str
+    epoch: int
+    method: str
+    client: str
+    root: str
+    sequence: int
+    nested: tuple[int, ...]
+    floor: int
+    attempt: int
+    age_s: float
+    budget_s: float
+    codec: int
+    traceparent: str | None = None
+    headers: dict[str, Any] | None = None
+
+
+encode_call_head = msgspec.msgpack.Encoder().encode
+decode_call_head = msgspec.msgpack.Decoder(CallHead).decode

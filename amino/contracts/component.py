@@ -71,12 +71,17 @@ class ServerChain(Protocol):
     """All server components of a replica, composed; what a kernel object talks to."""
 
     async def call(self, call: Call, innermost: Forward) -> Any:
-        """Pass ``call`` through the components, outermost manager last in the list of names first to see it... inward."""
+        """Pass ``call`` through the components, the chain's last manager first, and on to ``innermost``."""
         ...
 
     @property
     def passes_through(self) -> bool:
         """Whether no component handles calls, so that the kernel may run the method directly."""
+        ...
+
+    @property
+    def restores_state(self) -> bool:
+        """Whether some manager restores or replicates the object's state, which forbids re-entrant mutating calls."""
         ...
 
     async def on_create(self) -> None:

@@ -1,0 +1,446 @@
+"""A kernel object: one replica of a user's object, with its gates, its chain and its answered requests.
+
+Owns running methods, admission, sealing, snapshots and restore. Leaves threads and replies to the dispatcher, placement to
+the host, and durability to deployment managers.
+Invariants: only a confirmed, unsealed replica admits calls; a saved answer is returned instead of a second execution; the
+snapshot holds object, components and answers of one instant.
+Failure behaviour: a call that cannot be admitted raises ``NotExecuted``; whatever a method raises is its outcome
+(``Raised``), never the object's end.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amino import limits
+from amino.contracts.calls import CURRENT, Call, Invocation, Raised, RequestId
+from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
+from amino.kernel.answered import AnsweredTable, Answer
+from amino.kernel.gate import Gate
+from amino.marks import ASYNC, READONLY
+from amino.wire import codec
+from amino.wire.frames import Status, encode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from amino.aio.clock import Clock
+    from amino.contracts.component import ServerChain
+
+from amino.aio.signal import Signal
+
+
+class FlightBoard(Protocol):
+    """Where running methods are noted, so that a process's death can be laid at somebody's door."""
+
+    def enter(self, microservice: str, method: str) -> int:
+        """Note that ``method`` starts; returns a cell for ``leave``."""
+        ...
+
+    def leave(self, cell: int) -> None:
+        """Note that it ended."""
+        ...
+
+
+class Surroundings(Protocol):
+    """What an object needs from the process it lives in."""
+
+    clock: Clock
+    board: FlightBoard
+    runtime: Any
+    server: str
+    incarnation: int
+    labels: dict[str, str]
+    hold_s: float
+    dedup_horizon_s: float
+
+
+class KernelObject:
+    """One replica.
+
+    Args:
+        instance: the user's object.
+        methods: its public methods with their flags.
+        on_completed: called with the method's name after each mutating execution while set (poison bookkeeping).
+    """
+
+    def __init__(
+        self,
+        *,
+        microservice: str,
+        path: str,
+        replica: str,
+        epoch: int,
+        methods: dict[str, int],
+        surroundings: Surroundings,
+    ) -> None:
+        self.microservice = microservice
+        self.path = path
+        self.replica = replica
+        self.epoch = epoch
+        self.methods = methods
+        self.mutations = 0
+        self.serving = False
+        self.moved_to: dict[str, Any] | None = None
+        self.on_completed: Callable[[str], None] | None = None
+        self.chain: ServerChain
+        self.instance: Any = None
+        self._around = surroundings
+        self._bound: dict[str, Callable[..., Any]] = {}
+        self._admission = Gate()
+        self._mutation = Gate()
+        self._answered = AnsweredTable(surroundings.dedup_horizon_s)
+        self._pending: dict[RequestId, Signal[Answer | BaseException]] = {}
+
+    def __repr__(self) -> str:
+        state = "serving" if self.serving else "not serving"
+        return f"KernelObject({self.microservice}{self.path} {self.replica}, epoch {self.epoch}, {state})"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls admitted and not yet answered."""
+        return self._admission.running
+
+    @property
+    def state(self) -> str:
+        """``serving``, ``sealed``, ``starting`` or ``gone``."""
+        if self.moved_to is not None:
+            return "gone"
+        if self._admission.closed:
+            return "sealed" if self.serving else "starting"
+        return "serving"
+
+    def adopt_instance(self, instance: Any) -> None:
+        """Take ``instance`` as the user's object."""
+        self.instance = instance
+        self._bound = {name: getattr(instance, name) for name in self.methods}
+
+    # --- admission -------------------------------------------------------------------------------------------------
+
+    async def seal(self, timeout_s: float) -> None:
+        """Keep new calls waiting and wait until those inside have been answered.
+
+        Raises:
+            TimeoutError: some call was still running after ``timeout_s`` seconds; the object serves on.
+        """
+        await self._admission.acquire_quiet(timeout_s)
+
+    def seal_nowait(self) -> None:
+        """Seal an object that nobody has called yet."""
+        from amino.aio.mode import drive
+
+        drive(self._admission.acquire_quiet(0.0))
+
+    def unseal(self) -> None:
+        """Admit calls, those that waited first."""
+        self.serving = True
+        self._admission.release_quiet()
+
+    def leave(self, moved_to: dict[str, Any]) -> None:
+        """Become gone: calls that wait or come are told ``moved_to`` (may be empty). The object must be sealed."""
+        self.moved_to = moved_to
+        self._admission.release_quiet()
+
+    async def serve(self, call: Call) -> Answer:
+        """Admit and run ``call``; returns its encoded outcome, an application error included.
+
+        Raises:
+            AminoError: about the call itself (not admitted, unknown outcome, refused by a component).
+        """
+        token = self._admission.enter_nowait(call.request)
+        if not token:
+            token = await self._wait_to_enter(call)
+        try:
+            if self.moved_to is not None:
+                raise self._gone()
+            if call.flags & READONLY:
+                return await self._pass(call)
+            mine: Signal[Answer | BaseException] = Signal()
+            first = self._pending.setdefault(call.request, mine)
+            if first is not mine:
+                return await self._attach(first, call)
+            try:
+                outcome: Answer | BaseException = OutcomeUnknown(f"request {call.request} was abandoned half-way")
+                try:
+                    outcome = await self._pass(call)
+                except AminoError as error:
+                    outcome = error
+                    raise
+                return outcome
+            finally:
+                del self._pending[call.request]
+                mine.set(outcome)
+        finally:
+            self._admission.leave(token)
+
+    def serve_nowait(self, call: Call) -> Answer | None:
+        """As ``serve`` for an inline method without components in its way; None if it would have to wait."""
+        request = call.request
+        admission = self._admission
+        token = admission.enter_nowait(request)
+        if not token:
+            return None
+        try:
+            if self.moved_to is not None:
+                raise self._gone()
+            if call.flags & READONLY:
+                self._run(call)
+                return call.answer  # type: ignore[return-value]
+            if request in self._pending:
+                return None
+            inside = self._mutation.enter_nowait(request)
+            if not inside:
+                return None
+            try:
+                saved = self._saved(call)
+                if saved is not None:
+                    return saved
+                self._run(call)
+                self._settle(call)
+                return call.answer  # type: ignore[return-value]
+            finally:
+                self._mutation.leave(inside)
+        finally:
+            admission.leave(token)
+
+    async def _wait_to_enter(self, call: Call) -> int:
+        wait_s = min(self._around.hold_s, call.deadline - self._around.clock.monotonic())
+        try:
+            return await self._admission.enter(call.request, max(wait_s, 0.0))
+        except TimeoutError:
+            raise NotExecuted(
+                f"{self.microservice} on {self._around.server} is being moved or made and did not serve within "
+                f"{wait_s:.1f} s; retry",
+                reason="moving" if self.serving else "not-ready",
+            ) from None
+
+    def _gone(self) -> NotExecuted:
+        return NotExecuted(
+            f"{self.microservice} is not on {self._around.server} any more; look it up again",
+            reason="moved",
+            **(self.moved_to or {}),
+        )
+
+    async def _attach(self, pending: Signal[Answer | BaseException], call: Call) -> Answer:
+        try:
+            outcome = await pending.wait(max(call.deadline - self._around.clock.monotonic(), 0.0))
+        except TimeoutError:
+            raise OutcomeUnknown(f"request {call.request} was still running at its deadline") from None
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    async def _pass(self, call: Call) -> Answer:
+        chain = self.chain
+        if chain.passes_through:
+            try:
+                await self._execute(call)
+            except Raised:
+                pass
+            return call.answer  # type: ignore[return-value]
+        try:
+            result = await chain.call(call, self._execute)
+        except Raised as raised:
+            if call.answer is not None and raised.error is call.result:
+                return call.answer  # type: ignore[no-any-return]
+            return _encode_failure(raised.error, call)
+        if call.answer is not None and result is call.result:
+            return call.answer  # type: ignore[no-any-return]
+        return _encode_result(result, call)
+
+    async def _execute(self, call: Call) -> Any:
+        """The innermost step: the saved answer, or the method itself. Raises ``Raised`` for what the method raised."""
+        if call.flags & READONLY:
+            return await self._invoke(call)
+        self._refuse_reentrant_mutation(call)
+        gate = self._mutation
+        token = gate.enter_nowait(call.request)
+        if not token:
+            try:
+                token = await gate.enter(call.request, max(call.deadline - self._around.clock.monotonic(), 0.0))
+            except TimeoutError:
+                raise NotExecuted(
+                    f"a snapshot of {self.microservice} kept this call waiting until its deadline", reason="deadline"
+                ) from None
+        try:
+            saved = self._saved(call)
+            if saved is not None:
+                return _decode_answer(saved, call, self._around.runtime)
+            try:
+                return await self._invoke(call)
+            finally:
+                if call.executed:
+                    self._settle(call)
+        finally:
+            gate.leave(token)
+
+    def _saved(self, call: Call) -> Answer | None:
+        now = self._around.clock.monotonic()
+        saved = self._answered.admit(
+            call.request,
+            floor=call.floor,
+            attempt=call.attempt,
+            age_s=call.age_s,
+            digest=call.digest,
+            now=now,
+        )
+        if saved is not None:
+            call.executed = True
+            call.answer = saved
+        return saved
+
+    def _settle(self, call: Call) -> None:
+        self._answered.settle(call.request, call.digest, call.answer)  # type: ignore[arg-type]
+        self.mutations += 1
+        if self.on_completed is not None:
+            self.on_completed(call.method)
+
+    def _enter_method(self, call: Call) -> tuple[Any, int]:
+        around = self._around
+        token = CURRENT.set(
+            Invocation(
+                around.runtime,
+                self.microservice,
+                self.replica,
+                self.path,
+                call.request,
+                call.floor,
+                call.deadline,
+                around.server,
+                around.incarnation,
+                around.labels,
+                0,
+                0,
+                call.traceparent,
+            )
+        )
+        return token, around.board.enter(self.microservice, call.method)
+
+    def _run(self, call: Call) -> None:
+        """Run a ``def`` method right here and encode its outcome into ``call.answer``."""
+        token, cell = self._enter_method(call)
+        try:
+            call.result = self._bound[call.method](*call.args, **call.kwargs)
+            call.raised = False
+        except (Exception, SystemExit) as error:  # whatever user code raises is the outcome of the call
+            call.result = error
+            call.raised = True
+        finally:
+            self._around.board.leave(cell)
+            CURRENT.reset(token)
+        call.executed = True
+        call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+
+    async def _invoke(self, call: Call) -> Any:
+        if not call.flags & ASYNC:
+            self._run(call)
+        else:
+            token, cell = self._enter_method(call)
+            try:
+                call.result = await self._bound[call.method](*call.args, **call.kwargs)
+                call.raised = False
+            except (Exception, SystemExit) as error:  # as in _run
+                call.result = error
+                call.raised = True
+            finally:
+                self._around.board.leave(cell)
+                CURRENT.reset(token)
+            call.executed = True
+            call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+        if call.raised:
+            raise Raised(call.result)
+        return call.result
+
+    def _refuse_reentrant_mutation(self, call: Call) -> None:
+        if (
+            call.request.path
+            and self.chain.restores_state
+            and any(call.request.nested_in(inside) for inside in self._mutation.inside())
+        ):
+            raise Invalid(
+                f"{call.method} changes {self.microservice} from within another changing call of the same chain "
+                f"({call.request}); a manager of this microservice restores or replicates its state, which allows no "
+                "such call. Mark the method @amino.readonly, or call it after the outer one has returned"
+            )
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    async def snapshot(self) -> bytes:
+        """Return the state of one instant; new mutating calls wait meanwhile (see ``ObjectControl``)."""
+        await self._mutation.acquire_quiet(limits.QUIESCE_TIMEOUT_S)
+        try:
+            return self.snapshot_sealed()
+        finally:
+            self._mutation.release_quiet()
+
+    def snapshot_sealed(self) -> bytes:
+        """Return the state; only while no mutating call can run."""
+        return codec.pack(
+            {
+                "format": 1,
+                "instance": self.instance,
+                "components": self.chain.on_snapshot(),
+                "answered": self._answered.snapshot(),
+                "mutations": self.mutations,
+            }
+        )
+
+    async def restore(self, snapshot: bytes | memoryview) -> None:
+        """Replace the state by ``snapshot``, while no mutating call runs."""
+        await self._mutation.acquire_quiet(limits.QUIESCE_TIMEOUT_S)
+        try:
+            self.restore_sealed(snapshot)
+        finally:
+            self._mutation.release_quiet()
+
+    def restore_sealed(self, snapshot: bytes | memoryview) -> None:
+        """Replace the state by ``snapshot``; only while no call can run.
+
+        Raises:
+            Invalid: not a snapshot of a format this release reads, or its class cannot be rebuilt here.
+        """
+        state = codec.unpack(snapshot, binding=self._around.runtime)
+        if not isinstance(state, dict) or state.get("format") != 1:
+            raise Invalid(f"the snapshot of {self.microservice} has a format this release does not read; upgrade it")
+        self.adopt_instance(state["instance"])
+        self._answered.restore(state["answered"], self._around.clock.monotonic())
+        self.mutations = state["mutations"]
+        self.chain.on_restore(state["components"])
+
+
+def digest_of(method: str, segments: list[Any]) -> int:
+    """Return a checksum of method and encoded arguments, to notice an id used for two calls."""
+    value = zlib.crc32(method.encode())
+    for segment in segments:
+        value = zlib.crc32(segment, value)
+    return value
+
+
+def _encode_result(result: Any, call: Call) -> Answer:
+    try:
+        number, segments = codec.encode(result, trusted=call.peer_trusted)
+    except AminoError as error:
+        return Answer(Status.ERROR, encode_error(error), ())
+    return Answer(Status.OK, _CODECS[number], tuple(map(bytes, segments)))
+
+
+def _encode_failure(error: BaseException, call: Call) -> Answer:
+    head, segments = codec.encode_exception(error, trusted=call.peer_trusted)
+    return Answer(Status.APPLICATION_ERROR, head, tuple(map(bytes, segments)))
+
+
+def _decode_answer(answer: Answer, call: Call, runtime: Any) -> Any:
+    """Return (or raise) what a saved answer says, as the method would have."""
+    status, head, segments = answer
+    if status == Status.APPLICATION_ERROR:
+        call.result = codec.decode_exception(head, segments, trusted=True, binding=runtime)
+        raise Raised(call.result)
+    if status == Status.OK:
+        call.result = codec.decode(head[0], segments, trusted=True, binding=runtime)
+    return call.result
+
+
+_CODECS = [bytes([number]) for number in range(3)]
