@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amino.coordination.store import OPERATIONS_MAX, Compare, Delete, Field, Get, Operation, Put
-from amino.errors import Invalid
+from amino.errors import Conflict, Invalid
 
 LEASE_TTL_S_MIN = 2  # etcd raises anything smaller with its default election time-outs
 
@@ -69,6 +69,16 @@ def check_start_revision(revision: int) -> None:
     """Raise ``Invalid`` unless a watch can start at ``revision``."""
     if revision < 1:
         raise Invalid(f"watch from revision {revision}; start at 1 or more: one above the revision of your list")
+
+
+def lease_gone(text: str) -> Conflict:
+    """Return the error of a request that names a lease which does not exist (any more); nothing was done."""
+    return Conflict(f"the lease has ended: {text}; whoever held it has lost its session", reason="lease-gone")
+
+
+def is_lease_gone(error: Conflict) -> bool:
+    """Return whether a conflict is about a lease that does not exist."""
+    return error.details.get("reason") == "lease-gone"
 
 
 def range_end(prefix: bytes) -> bytes:

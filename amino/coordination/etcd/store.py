@@ -25,8 +25,8 @@ from amino.aio.tasks import TaskOwner
 from amino.coordination.etcd import messages
 from amino.coordination.etcd.connection import Connection, EtcdTls
 from amino.coordination.etcd.stream import watch_prefix
-from amino.coordination.etcd.translate import LeaseExists, LeaseGone, Next, Verdict, judge
-from amino.coordination.rules import check_start_revision, check_transaction, check_ttl, read_only
+from amino.coordination.etcd.translate import LeaseExists, Next, Verdict, judge
+from amino.coordination.rules import check_start_revision, check_transaction, check_ttl, is_lease_gone, read_only
 from amino.coordination.store import Compare, Operation, Record, TxnResult, WatchBatch
 from amino.errors import Conflict, CoordinationUnavailable, Invalid
 
@@ -211,7 +211,9 @@ class EtcdStore:
 
         try:
             answer = await self._call(send, repeatable=True)
-        except LeaseGone:
+        except Conflict as error:
+            if not is_lease_gone(error):
+                raise
             return 0
         return max(0, int(answer.TTL))
 
@@ -222,8 +224,11 @@ class EtcdStore:
             request = rpc.LeaseRevokeRequest(ID=lease)
             return await connection.lease.LeaseRevoke(request, timeout=timeout_s, metadata=connection.metadata)
 
-        with contextlib.suppress(LeaseGone):
+        try:
             await self._call(send, repeatable=True)
+        except Conflict as error:
+            if not is_lease_gone(error):
+                raise
 
     def watch(self, prefix: str, start_revision: int) -> AsyncIterator[WatchBatch]:
         """See ``Store.watch``. Progress batches advance the revision only on versions that report it correctly."""

@@ -13,6 +13,7 @@ from enum import Enum
 
 import grpc
 
+from amino.coordination.rules import lease_gone
 from amino.errors import AminoError, Conflict, CoordinationUnavailable, Invalid
 
 
@@ -44,10 +45,6 @@ class LeaseExists(Exception):
     """The lease to be granted exists: our earlier, unanswered grant was done."""
 
 
-class LeaseGone(Conflict):
-    """The lease named in a request does not exist (any more); nothing was done."""
-
-
 _UNTOUCHED = (
     "raft proposal dropped",
     "etcdserver: no leader",
@@ -66,7 +63,7 @@ def judge(error: BaseException, endpoint: str) -> Verdict:
     code: grpc.StatusCode = error.code()
     text = error.details() or ""
     if "lease not found" in text:
-        return Verdict(LeaseGone(f"etcd: {text}; the lease has ended"), Next.NOWHERE, untouched=True)
+        return Verdict(lease_gone(text), Next.NOWHERE, untouched=True)
     if any(part in text for part in _TOKEN):
         refused = Invalid(f"etcd at {endpoint} refuses us: {text}; check user and password", reason="auth")
         return Verdict(refused, Next.NEW_TOKEN, untouched=True)
