@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-INNER = '''
+INNER = """
 import asyncio, socket, subprocess, sys, threading
 import pytest, pytest_asyncio
 
@@ -47,7 +47,7 @@ def test_marked():
 
 def test_end():
     pass
-'''
+"""
 
 
 @pytest.mark.keeps("the inner run in a process of its own is started and awaited by pytester")
