@@ -50,7 +50,13 @@ class Link(Protocol):
         ...
 
     def push(self, kind: int, head: bytes, segments: Sequence[Buffer] = ()) -> bool:
-        """Send a one-way message; returns False if the link is closed or its send buffer is full. From any thread."""
+        """Send a one-way message; returns False if the link is closed or its send buffer is full. From any thread.
+
+        Args:
+            kind: 0 to 255, for the receiver to tell messages apart.
+            head: opaque here.
+            segments: payload.
+        """
         ...
 
     def on_close(self, callback: Callable[[], None]) -> None:
@@ -59,18 +65,33 @@ class Link(Protocol):
 
 
 class Inbound(Protocol):
-    """One request as the serving side sees it.
+    """One request as the serving side sees it. ``head`` and ``segments`` stay valid as long as they are kept."""
 
-    ``head`` and ``segments`` are only valid until the handler returns, unless they are bytes of their own.
-    """
+    @property
+    def link(self) -> Link:
+        """Where it came from."""
+        ...
 
-    link: Link
-    kind: int
-    head: bytes
-    segments: list[memoryview]
+    @property
+    def kind(self) -> int:
+        """``FrameKind.CALL`` or ``FrameKind.SYSTEM``."""
+        ...
+
+    @property
+    def head(self) -> bytes:
+        """As sent."""
+        ...
+
+    @property
+    def segments(self) -> list[memoryview]:
+        """As sent, read-only."""
+        ...
 
     def reply(self, status: int, head: bytes, segments: Sequence[Buffer] = ()) -> None:
-        """Answer, exactly once, from any thread; after the link closed it does nothing."""
+        """Answer, exactly once, from any thread; after the link closed it does nothing.
+
+        Segments that can change (anything but ``bytes``) are copied before this returns.
+        """
         ...
 
 
@@ -97,6 +118,9 @@ class Transport(Protocol):
 
         Args:
             address: ``host:port`` of the peer.
+            kind: ``FrameKind.CALL`` or ``FrameKind.SYSTEM``.
+            head: opaque here.
+            segments: payload; not to be changed by anyone until the answer is here.
             timeout_s: seconds for connecting, sending and waiting together.
 
         Raises:
@@ -107,12 +131,22 @@ class Transport(Protocol):
         """
         ...
 
+    async def peer(self, address: str, *, timeout_s: float) -> Peer:
+        """Say who is at ``address``, connecting if no link is open; whether it is trusted decides how to encode.
+
+        Raises:
+            NotExecuted: not reachable in time.
+            Invalid: the handshake was refused; the error is the peer's own (or ``PermissionDenied``).
+        """
+        ...
+
     async def subscribe(
         self, address: str, kind: int, head: bytes, on_push: Callable[[int, bytes], None], on_end: Callable[[], None]
     ) -> Subscription:
-        """Send a request whose answer is followed by pushes; needs a loop.
+        """Send a request whose answer is followed by pushes, on a link of its own; needs a loop.
 
-        ``on_push(kind, head)`` is called on the loop per push in order, ``on_end`` once when the link is gone.
+        ``on_push(kind, head)`` is called on the loop per push in order, the first perhaps before this returns;
+        ``on_end`` once when the link is gone, not after ``Subscription.aclose``. Raises as ``request``.
         """
         ...
 

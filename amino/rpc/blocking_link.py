@@ -1,0 +1,348 @@
+"""One blocking connection of the peer link, used by one thread at a time.
+
+Owns connecting, the handshake and one request at a time, on the caller's own thread: a hand-over to an event loop would
+cost more than the call. Leaves pooling to ``blocking``.
+Invariants: after an error the socket is closed, so a late reply meets nobody (invariant 5); no wait passes its
+deadline; segments are on the wire when ``exchange`` returns, so they are not copied.
+Failure behaviour: ``NotExecuted`` (or ``StaleLinkError``) while the request certainly has not left whole,
+``OutcomeUnknown`` after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from amino.errors import AminoError, Invalid, NotExecuted
+from amino.rpc.address import is_loopback, parse_address
+from amino.rpc.client_link import unknown, unreachable
+from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode_hello, judge
+from amino.rpc.port import Reply
+from amino.rpc.tls import explain, identity_of
+from amino.wire.frames import MAGIC, FrameKind, FrameParser, decode_error, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from amino.aio.clock import Clock
+    from amino.rpc.limits import LinkLimits
+    from amino.rpc.port import Buffer, Peer
+    from amino.wire.frames import Frame
+
+_REPLY = int(FrameKind.REPLY)
+_CHUNK_BYTES = 64 * 1024
+_QUANTUM_S = 1.0
+"""The kernel's receive time-out: longer waits wake up this often to look at their deadline."""
+_PEEK_AFTER_S = 0.01
+_IDLE_S_MAX = 120.0
+_KERNEL_TIMEOUT = sys.platform in ("linux", "darwin")
+_PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+
+
+class StaleLinkError(Exception):
+    """The peer had closed this socket before the request left; the request certainly did not run."""
+
+
+class BlockingLink:
+    """One connection, used by one thread at a time."""
+
+    __slots__ = (
+        "_address",
+        "_buffer",
+        "_clock",
+        "_correlation",
+        "_frame_bytes_max",
+        "_limits",
+        "_lock",
+        "_parser",
+        "_peer",
+        "_plain",
+        "_secure",
+        "_socket",
+        "_timeout_set",
+        "drop_reason",
+        "idle_since",
+        "reusable",
+        "used",
+    )
+
+    def __init__(self, address: str, limits: LinkLimits, clock: Clock) -> None:
+        self._address = address
+        self._limits = limits
+        self._clock = clock
+        self._socket: socket.socket | None = None
+        self._secure: ssl.SSLSocket | None = None
+        self._parser = FrameParser(limits.frame_bytes_max)
+        self._buffer = memoryview(bytearray(_CHUNK_BYTES))
+        self._lock = threading.Lock()
+        self._correlation = 0
+        self._timeout_set = -1.0
+        self._plain = _KERNEL_TIMEOUT
+        self._peer: Peer | None = None
+        self._frame_bytes_max = limits.frame_bytes_max
+        self.drop_reason = ""
+        self.idle_since = 0.0
+        self.reusable = True
+        self.used = False
+
+    def __repr__(self) -> str:
+        return f"BlockingLink({self._address}, {'open' if self._socket is not None else 'closed'})"
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end."""
+        assert self._peer is not None, "known once connect returned"
+        return self._peer
+
+    def connect(
+        self, cluster: str, node_info: NodeInfo, deadline: float, context: ssl.SSLContext | None, *, insecure: bool
+    ) -> None:
+        """Connect and shake hands.
+
+        Raises:
+            NotExecuted: nobody there, or no answer in time.
+            Invalid: the handshake was refused (or ``PermissionDenied``).
+        """
+        clock = self._clock
+        remaining = deadline - clock.monotonic()
+        if remaining <= 0:
+            raise late(self._address)
+        deadline = clock.monotonic() + min(remaining, self._limits.connect_s)
+        try:
+            self._open(deadline, context)
+            hello = encode_hello(node_info, cluster, self._limits.frame_bytes_max, FEATURE_BLOCKING)
+            self._send_all(encode_frame(FrameKind.HELLO, 0, MAGIC, hello), deadline)
+            kind, _, _, head, _ = self._receive(deadline)
+        except ssl.SSLError as problem:
+            self.close()
+            raise explain(problem, f"peer {self._address}") from problem
+        except TimeoutError as problem:
+            self.close()
+            raise unreachable(self._address, f"no answer within {self._limits.connect_s:g} s") from problem
+        except OSError as problem:
+            self.close()
+            raise unreachable(self._address, self.drop_reason or problem) from problem
+        except BaseException:
+            self.close()
+            raise
+        try:
+            self._welcome(kind, head, cluster, insecure=insecure)
+        except AminoError:
+            self.close()
+            raise
+
+    def _open(self, deadline: float, context: ssl.SSLContext | None) -> None:
+        endpoint = parse_address(self._address)
+        timeout_s = max(0.001, deadline - self._clock.monotonic())
+        if endpoint.path:
+            opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket = opened
+            opened.settimeout(timeout_s)
+            opened.connect(endpoint.path)
+        else:
+            opened = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
+            self._socket = opened
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, name):
+                    opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if context is not None:
+            self._secure = context.wrap_socket(opened, server_hostname=None)
+            self._socket = self._secure
+        self._plain = _KERNEL_TIMEOUT and context is None
+        if self._plain:
+            opened.settimeout(None)
+        if self.drop_reason:
+            raise ConnectionAbortedError(self.drop_reason)
+
+    def _welcome(self, kind: int, head: bytes, cluster: str, *, insecure: bool) -> None:
+        if kind == FrameKind.REFUSED:
+            raise decode_error(head)
+        if kind != FrameKind.WELCOME:
+            raise Invalid(f"the peer at {self._address} answered the handshake with frame kind {kind}; check the port")
+        endpoint = parse_address(self._address)
+        name = self._socket.getpeername() if self._socket is not None else ""
+        welcome = decode_hello(head)
+        self._peer = judge(
+            welcome,
+            cluster,
+            loopback=bool(endpoint.path) or is_loopback(name[0]),
+            identity=identity_of(self._secure),
+            insecure=insecure,
+            address=self._address,
+        )
+        if self._peer.role != "server":
+            raise Invalid(f"the peer at {self._address} has the role {self._peer.role!r}; call a kernel server")
+        self._frame_bytes_max = min(self._limits.frame_bytes_max, welcome.frame_bytes_max)
+
+    def is_stale(self, now: float) -> bool:
+        """Whether the peer has closed it, or said anything, while it was idle."""
+        idle_s = now - self.idle_since
+        if idle_s < _PEEK_AFTER_S:
+            return False
+        if idle_s > _IDLE_S_MAX or self._socket is None:
+            return True
+        if not self._plain:
+            return bool(select.select([self._socket], [], [], 0)[0])
+        try:
+            self._socket.recv(1, _PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def exchange(self, kind: int, head: bytes, segments: Sequence[Buffer], deadline: float) -> Reply:
+        """Send a request and wait for its answer; on any error this link is closed.
+
+        Raises:
+            StaleLinkError: nothing was sent, because the peer had gone.
+            NotExecuted: the request did not leave whole.
+            OutcomeUnknown: it left, and no answer came.
+            NotEncodable: too large; nothing was sent and the link stays usable.
+        """
+        self._correlation = correlation = self._correlation + 1
+        parts = encode_frame(kind, 0, correlation, head, segments, self._frame_bytes_max)
+        try:
+            self._send_all(parts, deadline)
+        except BaseException as problem:
+            self.close()
+            if isinstance(problem, TimeoutError):
+                raise late(self._address) from problem
+            if isinstance(problem, OSError):
+                if self.drop_reason:
+                    raise unreachable(self._address, self.drop_reason) from problem
+                raise StaleLinkError(str(problem)) from problem
+            raise
+        try:
+            return self._await_reply(correlation, deadline)
+        except BaseException as problem:
+            self.close()
+            if isinstance(problem, TimeoutError):
+                raise unknown(self._address, "no answer before the deadline") from problem
+            if isinstance(problem, OSError):
+                raise unknown(self._address, self.drop_reason or str(problem)) from problem
+            raise
+
+    def _await_reply(self, correlation: int, deadline: float) -> Reply:
+        while True:
+            kind, flags, answered, head, segments = self._receive(deadline)
+            if kind == _REPLY:
+                if answered != correlation:
+                    raise ConnectionAbortedError(f"the peer answered request {answered} instead of {correlation}")
+                return Reply(flags, head, segments)
+            if kind == FrameKind.GOAWAY:
+                self.reusable = False
+
+    def _send_all(self, parts: list[Buffer], deadline: float) -> None:
+        """Send the buffers, or raise.
+
+        A frame of which only a part left is not executed: the peer acts on whole frames only, and this link is closed.
+        """
+        opened = self._socket
+        if opened is None:
+            raise ConnectionAbortedError(self.drop_reason or "the link is closed")
+        if not self._plain:
+            for part in parts:
+                opened.settimeout(self._remaining(deadline))
+                opened.sendall(part)
+            return
+        self._set_timeout(opened, deadline)
+        try:
+            sent = opened.send(parts[0]) if len(parts) == 1 else opened.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        while True:
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts[0])
+                parts = parts[1:]
+            if not parts:
+                return
+            if sent:
+                parts = [memoryview(parts[0])[sent:], *parts[1:]]
+            self._set_timeout(opened, deadline)
+            try:
+                sent = opened.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+
+    def _receive(self, deadline: float) -> Frame:
+        """Return the next frame; the peer sends one at a time here, so nothing follows it."""
+        parser = self._parser
+        opened = self._socket
+        if opened is None:
+            raise ConnectionAbortedError(self.drop_reason or "the link is closed")
+        while True:
+            if self._plain:
+                self._set_timeout(opened, deadline)
+            else:
+                opened.settimeout(self._remaining(deadline))
+            try:
+                size = opened.recv_into(self._buffer)
+            except BlockingIOError:
+                continue
+            if not size:
+                raise ConnectionResetError(self.drop_reason or "the peer closed the connection")
+            frames = parser.feed(bytes(self._buffer[:size]))
+            if parser.failure is not None:
+                raise ConnectionAbortedError(
+                    f"the peer sent something else than the peer link protocol ({parser.failure.message})"
+                )
+            for frame in frames:
+                if frame[0] in (_REPLY, FrameKind.WELCOME, FrameKind.REFUSED):
+                    if frame is not frames[-1]:
+                        self.reusable = False
+                    return frame
+                if frame[0] == FrameKind.GOAWAY:
+                    self.reusable = False
+
+    def _remaining(self, deadline: float) -> float:
+        remaining = deadline - self._clock.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        return remaining
+
+    def _set_timeout(self, opened: socket.socket, deadline: float) -> None:
+        """Have the kernel bound the next wait; one system call only when the bound changes."""
+        remaining = deadline - self._clock.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        bound = min(remaining, _QUANTUM_S)
+        if bound != self._timeout_set:
+            value = struct.pack("ll", int(bound), max(1000, int(bound % 1 * 1e6)) if bound < 1 else 0)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+            self._timeout_set = bound
+
+    def drop(self, reason: str) -> None:
+        """End the request in flight, from another thread; its own thread then closes the link."""
+        self.drop_reason = self.drop_reason or reason
+        with self._lock:  # its own thread may be closing: the descriptor must not be someone else's by now
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # not connected any more: its thread notices by itself
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self.reusable = False
+        with self._lock:
+            opened, self._socket = self._socket, None
+            if opened is not None:
+                opened.close()
+
+    def abandon(self) -> None:
+        """Close the inherited descriptor in a forked child; the parent's connection goes on."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def late(address: str) -> NotExecuted:
+    """Return the error for a deadline that passed before anything was sent."""
+    return NotExecuted(f"the deadline passed before the request to {address} had left", reason="deadline")

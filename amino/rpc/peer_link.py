@@ -1,0 +1,433 @@
+"""The serving side of the peer link: listener and links on an event loop.
+
+Owns accepting, handshakes of callers, handing requests to the handler and replies back, from any thread. Leaves what
+requests mean to the handler, and framing to ``amino.wire.frames``.
+Invariants: the handler runs on the loop where the frame was read; each request gets at most one reply; requests in
+flight, unsent bytes and links stay within ``LinkLimits``.
+Failure behaviour: bad bytes, bad handshakes and oversized frames are answered with an error that says why, counted, and
+the link is closed; a handler that raises answers its request with an error; the listener goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from amino.aio.tasks import TaskOwner
+from amino.errors import AminoError, Invalid, NotEncodable, Overloaded
+from amino.limits import HANDSHAKE_BYTES_MAX
+from amino.rpc.address import format_address, is_loopback, parse_address
+from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode_hello, judge
+from amino.rpc.limits import LIMITS, LinkLimits
+from amino.rpc.link import LinkCounters, LinkProtocol, stable
+from amino.rpc.tls import check_listen, identity_of
+from amino.wire.frames import MAGIC, FrameKind, FrameParser, Status, encode_error, encode_frame
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from amino.rpc.port import Buffer, Handler, Peer
+    from amino.rpc.tls import TlsConfig
+    from amino.wire.frames import Frame
+
+_log = logging.getLogger("amino.rpc")
+_running_loop = asyncio._get_running_loop  # noqa: SLF001 - the documented fast look-up, without raising
+
+_REQUESTS = (int(FrameKind.CALL), int(FrameKind.SYSTEM))
+_REPLY = int(FrameKind.REPLY)
+_PUSH = int(FrameKind.PUSH)
+_PUSHES_WAITING_MAX = 10_000
+
+
+class PeerInbound:
+    """One request of a peer link (see ``port.Inbound``)."""
+
+    __slots__ = ("_answered", "_correlation", "head", "kind", "link", "segments")
+
+    def __init__(self, link: PeerLink, kind: int, correlation: int, head: bytes, segments: list[memoryview]) -> None:
+        self.link = link
+        self.kind = kind
+        self.head = head
+        self.segments = segments
+        self._correlation = correlation
+        self._answered = False
+
+    def __repr__(self) -> str:
+        return f"PeerInbound(kind={self.kind}, {len(self.head)} head bytes, answered={self._answered})"
+
+    def reply(self, status: int, head: bytes, segments: Sequence[Buffer] = ()) -> None:
+        """Answer, exactly once, from any thread."""
+        if self._answered:
+            raise RuntimeError("a request was answered twice; answer each request once")
+        self._answered = True
+        link = self.link
+        try:
+            parts = encode_frame(_REPLY, status, self._correlation, head, segments, link.frame_bytes_max)
+        except NotEncodable as error:
+            parts = encode_frame(_REPLY, Status.ERROR, self._correlation, encode_error(error))
+        if segments:
+            parts = stable(parts)
+        if _running_loop() is link.loop:
+            link.answer(parts)
+        else:
+            link.listener.hand_over(link.answer, parts)
+
+
+class PeerLink(LinkProtocol):
+    """One accepted link (see ``port.Link``)."""
+
+    def __init__(self, listener: PeerListener) -> None:
+        parser = FrameParser(HANDSHAKE_BYTES_MAX, hello_first=True)
+        super().__init__(listener.loop, listener.limits, listener.counters, parser)
+        self.listener = listener
+        self.loop = listener.loop
+        self._peer: Peer | None = None
+        self._pinged = True
+        self._in_flight = 0
+        self._hello_timer: asyncio.TimerHandle | None = None
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end; known once requests arrive."""
+        if self._peer is None:
+            raise RuntimeError("the peer is not known before its handshake")
+        return self._peer
+
+    @property
+    def in_flight(self) -> int:
+        """Requests not answered yet."""
+        return self._in_flight
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """Largest frame the peer accepts."""
+        return self._frame_bytes_max
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection; refuse it beyond ``links_max``."""
+        super().connection_made(transport)
+        self._hello_timer = self.loop.call_later(self._limits.hello_s, self._hello_missing)
+        if not self.listener.admit(self):
+            limit = self._limits.links_max
+            self._refuse(Overloaded(f"this server has its {limit} links; connect to another, or raise links_max"))
+
+    def _on_frames(self, frames: list[Frame]) -> bool:
+        if self._peer is None:
+            self._shake_hands(frames.pop(0)[3])
+            if self._peer is None:
+                return False
+        handler = self.listener.handler
+        in_flight_max = self._limits.in_flight_max
+        for kind, _, correlation, head, segments in frames:
+            if kind in _REQUESTS:
+                if self._in_flight >= in_flight_max:
+                    self._overload(correlation)
+                    continue
+                self._in_flight += 1
+                inbound = PeerInbound(self, kind, correlation, head, segments)
+                try:
+                    handler(inbound)
+                except Exception as problem:  # noqa: BLE001 - a handler's bug must not end other requests of this link
+                    self._bug(inbound, problem)
+            else:
+                self._answer_ping(kind)
+        return False
+
+    def _shake_hands(self, head: bytes) -> None:
+        listener = self.listener
+        host = self.fact("peername")
+        host = host[0] if isinstance(host, tuple) else ""
+        try:
+            hello = decode_hello(head)
+            identity = identity_of(self.fact("ssl_object"))
+            self._peer = judge(
+                hello,
+                listener.cluster,
+                loopback=not host or is_loopback(host),
+                identity=identity,
+                insecure=listener.insecure,
+                address=host,
+            )
+        except AminoError as error:
+            self._refuse(error)
+            return
+        self._pinged = FEATURE_BLOCKING not in hello.features
+        self._frame_bytes_max = min(self._limits.frame_bytes_max, hello.frame_bytes_max)
+        self._parser.limit = self._limits.frame_bytes_max
+        welcome = encode_hello(listener.node_info, listener.cluster, self._limits.frame_bytes_max)
+        self._send(encode_frame(FrameKind.WELCOME, 0, MAGIC, welcome))
+
+    def _refuse(self, error: AminoError) -> None:
+        self._counters.handshakes_refused += 1
+        _log.info("refused a link from %s: %s", self.fact("peername"), error.message)
+        self._dismiss(encode_frame(FrameKind.REFUSED, 0, MAGIC, encode_error(error)), error.message)
+
+    def _on_garbage(self) -> None:
+        error = self._parser.failure
+        assert error is not None
+        if self._peer is None:
+            self._refuse(error)
+            return
+        _log.warning("closing the link from %s: %s", self._peer.address, error.message)
+        payload = encode_error(error)
+        if self._parser.failed_correlation is not None:
+            self._send(encode_frame(_REPLY, Status.ERROR, self._parser.failed_correlation, payload))
+        self._dismiss(encode_frame(FrameKind.GOAWAY, 0, 0, payload), error.message)
+
+    def _overload(self, correlation: int) -> None:
+        self._counters.overloaded += 1
+        limit = self._limits.in_flight_max
+        error = Overloaded(f"this link has its {limit} requests in flight; wait for answers first", reason="overloaded")
+        self._send(encode_frame(_REPLY, Status.ERROR, correlation, encode_error(error)))
+
+    def _bug(self, inbound: PeerInbound, problem: Exception) -> None:
+        _log.error("the request handler raised", exc_info=problem)
+        if not inbound._answered:  # noqa: SLF001 - the two classes are one mechanism
+            text = f"the server failed on this request ({type(problem).__name__}: {problem}); its log says where"
+            inbound.reply(Status.ERROR, encode_error(AminoError(text)))
+
+    def answer(self, parts: list[Buffer]) -> None:
+        """Send one reply (on the loop)."""
+        self._in_flight -= 1
+        self._send(parts)
+
+    def push(self, kind: int, head: bytes, segments: Sequence[Buffer] = ()) -> bool:
+        """Send a one-way message from any thread; False if the link is closed or its send buffer is full."""
+        if not self.is_open or self._congested:
+            return False
+        parts = encode_frame(_PUSH, kind, 0, head, segments, self._frame_bytes_max)
+        if segments:
+            parts = stable(parts)
+        if _running_loop() is self.loop:
+            self._send(parts)
+            return True
+        return self.listener.hand_over(self._send, parts, _PUSHES_WAITING_MAX)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` on the loop once the link is gone."""
+        if _running_loop() is self.loop:
+            self._register(callback)
+        else:
+            self.loop.call_soon_threadsafe(self._register, callback)
+
+    def _register(self, callback: Callable[[], None]) -> None:
+        if self._closed:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def pause_writing(self) -> None:
+        """Too much is unsent: read no more requests until the peer has taken it."""
+        super().pause_writing()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on reading."""
+        super().resume_writing()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def tick(self) -> None:
+        """Watch the peer; one that does not read while idle is judged only when it takes no bytes."""
+        if self._peer is not None and (self._pinged or self._congested):
+            super().tick()
+
+    def _hello_missing(self) -> None:
+        if self._peer is None and self.is_open:
+            self._refuse(Invalid(f"no handshake within {self._limits.hello_s:g} s; connect with an Amino client"))
+
+    def go_away(self, error: AminoError) -> None:
+        """Tell the peer to send no more requests here; running ones are still answered."""
+        if self._peer is not None and self.is_open:
+            self._send(encode_frame(FrameKind.GOAWAY, 0, 0, encode_error(error)))
+
+    def close(self) -> None:
+        """Close once everything sent so far has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _on_lost(self) -> None:
+        self.listener.forget(self)
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - each callback must run whatever the others do
+                _log.exception("a link's close callback raised")
+
+
+class PeerListener:
+    """Accepts peer links (see ``port.Listener``); made by ``start``."""
+
+    def __init__(
+        self, handler: Handler, cluster: str, node_info: NodeInfo, limits: LinkLimits, *, insecure: bool = False
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.handler = handler
+        self.cluster = cluster
+        self.node_info = node_info
+        self.limits = limits
+        self.insecure = insecure
+        self.counters = LinkCounters()
+        self._links: set[PeerLink] = set()
+        self._server: asyncio.Server | None = None
+        self._address = ""
+        self._tasks = TaskOwner("peer-listener")
+        self._handed_over: deque[tuple[Callable[[list[Buffer]], None], list[Buffer]]] = deque()
+        self._woken = False
+        self._emptied = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"PeerListener({self._address}, {len(self._links)} links)"
+
+    @classmethod
+    async def start(
+        cls,
+        address: str,
+        handler: Handler,
+        *,
+        cluster: str,
+        node_info: NodeInfo,
+        tls: TlsConfig | None = None,
+        limits: LinkLimits = LIMITS,
+        insecure: bool = False,
+    ) -> PeerListener:
+        """Listen on ``address`` and hand requests to ``handler``.
+
+        Args:
+            address: ``host:port`` (port 0: any free one) or ``unix:/path``.
+            handler: called on this loop per request; must not block.
+            cluster: callers of another cluster are refused.
+            node_info: who we are; change it later with ``announce``.
+            tls: mutual TLS; without it only loopback is listened on.
+            limits: of the links.
+            insecure: listen beyond loopback without TLS all the same.
+
+        Raises:
+            Invalid: malformed address, unusable certificates, or beyond loopback without TLS.
+            OSError: the address is taken or not ours.
+        """
+        check_listen(address, tls, insecure=insecure)
+        context = tls.server_context() if tls is not None else None
+        listener = cls(handler, cluster, node_info, limits, insecure=insecure)
+        await listener._bind(address, context)
+        listener._tasks.spawn(listener._watch(), "watch")
+        return listener
+
+    async def _bind(self, address: str, context: ssl.SSLContext | None) -> None:
+        endpoint = parse_address(address)
+        options: dict[str, Any] = {"ssl": context, "backlog": 1024}
+        if context is not None:
+            options["ssl_handshake_timeout"] = self.limits.hello_s
+        if endpoint.path:
+            self._server = await self.loop.create_unix_server(lambda: PeerLink(self), endpoint.path, **options)
+            self._address = address
+            return
+        self._server = await self.loop.create_server(lambda: PeerLink(self), endpoint.host, endpoint.port, **options)
+        self._address = format_address(endpoint.host, self._server.sockets[0].getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        """The address actually bound."""
+        return self._address
+
+    def announce(self, node_info: NodeInfo) -> None:
+        """Tell later handshakes who we are now (the incarnation is known only after the port is bound)."""
+        self.node_info = node_info
+
+    def statistics(self) -> dict[str, Any]:
+        """Links open, requests in flight, bytes held, and counts since the start."""
+        return {
+            "links": len(self._links),
+            "in_flight": sum(link.in_flight for link in self._links),
+            "unsent_bytes": sum(link.unsent_bytes for link in self._links),
+            **asdict(self.counters),
+        }
+
+    def admit(self, link: PeerLink) -> bool:
+        """Note a new link; False beyond ``links_max``."""
+        full = len(self._links) >= self.limits.links_max
+        self._links.add(link)
+        return not full
+
+    def forget(self, link: PeerLink) -> None:
+        """Note that a link is gone."""
+        self._links.discard(link)
+        if not self._links:
+            self._emptied.set()
+
+    def hand_over(
+        self, act: Callable[[list[Buffer]], None], parts: list[Buffer], waiting_max: int | None = None
+    ) -> bool:
+        """Have the loop do ``act(parts)``, from any thread; many hand-overs share one wake-up.
+
+        Returns:
+            False, with nothing done, when ``waiting_max`` hand-overs wait already or the loop is closed.
+        """
+        handed_over = self._handed_over
+        if waiting_max is not None and len(handed_over) >= waiting_max:
+            return False
+        handed_over.append((act, parts))
+        if not self._woken:
+            self._woken = True
+            try:
+                self.loop.call_soon_threadsafe(self._take_over)
+            except RuntimeError:  # the loop is closed, and with it every link
+                return False
+        return True
+
+    def _take_over(self) -> None:
+        self._woken = False  # before taking: whoever appends after this wakes us again
+        handed_over = self._handed_over
+        corked: list[PeerLink] = []
+        while handed_over:
+            act, parts = handed_over.popleft()
+            link: PeerLink = act.__self__  # type: ignore[attr-defined]
+            if not link._corked:  # noqa: SLF001 - listener and links are one mechanism
+                link._cork()  # noqa: SLF001
+                corked.append(link)
+            act(parts)
+        for link in corked:
+            link._uncork()  # noqa: SLF001
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.ping_s)
+            for link in list(self._links):
+                link.tick()
+
+    async def aclose(self, grace_s: float = 0.0) -> None:
+        """Stop accepting; close all links once idle, or after ``grace_s`` seconds. Idempotent.
+
+        Callers are told to send no more requests; running ones are still answered within the grace.
+        """
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        if self._links and grace_s > 0:
+            for link in list(self._links):
+                link.go_away(Invalid(f"server {self.node_info.name!r} is stopping; call another"))
+            deadline = self.loop.time() + grace_s
+            while any(link.in_flight for link in self._links) and self.loop.time() < deadline:  # noqa: ASYNC110 - an event would cost every reply
+                await asyncio.sleep(0.005)
+        for link in list(self._links):
+            link.close()
+        if self._links:
+            self._emptied.clear()
+            try:
+                async with asyncio.timeout(self.limits.linger_s):
+                    await self._emptied.wait()
+            except TimeoutError:
+                for link in list(self._links):
+                    link.abort("the server is stopping")
+        if server is not None:
+            await server.wait_closed()
+        await self._tasks.aclose()
