@@ -156,14 +156,45 @@ class Checkpoints(Protocol):
 class ServerContext(Protocol):
     """The world, as a server component sees it."""
 
-    microservice: str
-    path: str
-    replica: str
-    server: str
-    clock: Clock
-    random: random.Random
-    object: ObjectControl
-    checkpoints: Checkpoints
+    @property
+    def microservice(self) -> str:
+        """Id of the microservice."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The group's place in the tree."""
+        ...
+
+    @property
+    def replica(self) -> str:
+        """Id of this replica."""
+        ...
+
+    @property
+    def server(self) -> str:
+        """Name of the kernel server."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+        ...
+
+    @property
+    def random(self) -> random.Random:
+        """Random numbers."""
+        ...
+
+    @property
+    def object(self) -> ObjectControl:
+        """The object this component stands in front of."""
+        ...
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of this replica's group."""
+        ...
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Callable[[], Awaitable[None]]:
         """Run a background task on the server's loop until it ends or the replica leaves; returns its stopper."""
@@ -177,9 +208,20 @@ class ServerContext(Protocol):
 class ClientContext(Protocol):
     """The world, as a client component sees it."""
 
-    microservice: str
-    clock: Clock
-    random: random.Random
+    @property
+    def microservice(self) -> str:
+        """Id of the microservice."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+        ...
+
+    @property
+    def random(self) -> random.Random:
+        """Random numbers."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait, in the way that fits the caller; ends early when the microservice's location changes."""

@@ -400,6 +400,7 @@ class TransferRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     microservice: str
     path: str
+    record: MicroserviceRecord
     document: GroupDocument
     fence: Fence
     target_address: str

@@ -1,22 +1,24 @@
 """A kernel object: one replica of a user's object, with its gates, its chain and its answered requests.
 
-Owns running methods, admission, sealing, snapshots and restore. Leaves threads and replies to the dispatcher, placement to
-the host, and durability to deployment managers.
-Invariants: only a confirmed, unsealed replica admits calls; a saved answer is returned instead of a second execution; the
-snapshot holds object, components and answers of one instant.
+Owns running methods, admission, sealing, snapshots and restore. Leaves threads and replies to the dispatcher,
+placement to the host, and durability to deployment managers.
+Invariants: only a confirmed, unsealed replica admits calls; a saved answer is returned instead of a second
+execution; the snapshot holds object, components and answers of one instant.
 Failure behaviour: a call that cannot be admitted raises ``NotExecuted``; whatever a method raises is its outcome
 (``Raised``), never the object's end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amino import limits
+from amino.aio.signal import Signal
 from amino.contracts.calls import CURRENT, Call, Invocation, Raised, RequestId
 from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
-from amino.kernel.answered import AnsweredTable, Answer
+from amino.kernel.answered import Answer, AnsweredTable
 from amino.kernel.gate import Gate
 from amino.marks import ASYNC, READONLY
 from amino.wire import codec
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
     from amino.aio.clock import Clock
     from amino.contracts.component import ServerChain
-
-from amino.aio.signal import Signal
 
 
 class FlightBoard(Protocol):
@@ -82,6 +82,7 @@ class KernelObject:
         self.methods = methods
         self.mutations = 0
         self.serving = False
+        self.revoked = False
         self.moved_to: dict[str, Any] | None = None
         self.on_completed: Callable[[str], None] | None = None
         self.chain: ServerChain
@@ -186,7 +187,7 @@ class KernelObject:
                 raise self._gone()
             if call.flags & READONLY:
                 self._run(call)
-                return call.answer  # type: ignore[return-value]
+                return call.answer  # type: ignore[no-any-return]
             if request in self._pending:
                 return None
             inside = self._mutation.enter_nowait(request)
@@ -198,7 +199,7 @@ class KernelObject:
                     return saved
                 self._run(call)
                 self._settle(call)
-                return call.answer  # type: ignore[return-value]
+                return call.answer  # type: ignore[no-any-return]
             finally:
                 self._mutation.leave(inside)
         finally:
@@ -236,11 +237,9 @@ class KernelObject:
     async def _pass(self, call: Call) -> Answer:
         chain = self.chain
         if chain.passes_through:
-            try:
+            with contextlib.suppress(Raised):
                 await self._execute(call)
-            except Raised:
-                pass
-            return call.answer  # type: ignore[return-value]
+            return call.answer  # type: ignore[no-any-return]
         try:
             result = await chain.call(call, self._execute)
         except Raised as raised:
@@ -293,7 +292,7 @@ class KernelObject:
         return saved
 
     def _settle(self, call: Call) -> None:
-        self._answered.settle(call.request, call.digest, call.answer)  # type: ignore[arg-type]
+        self._answered.settle(call.request, call.digest, call.answer)
         self.mutations += 1
         if self.on_completed is not None:
             self.on_completed(call.method)
@@ -325,7 +324,7 @@ class KernelObject:
         try:
             call.result = self._bound[call.method](*call.args, **call.kwargs)
             call.raised = False
-        except (Exception, SystemExit) as error:  # whatever user code raises is the outcome of the call
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is the outcome of the call
             call.result = error
             call.raised = True
         finally:
@@ -342,7 +341,7 @@ class KernelObject:
             try:
                 call.result = await self._bound[call.method](*call.args, **call.kwargs)
                 call.raised = False
-            except (Exception, SystemExit) as error:  # as in _run
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as in _run
                 call.result = error
                 call.raised = True
             finally:

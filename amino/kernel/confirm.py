@@ -1,0 +1,129 @@
+"""Proving by a transaction that a replica may answer.
+
+Owns the two writes that a hosting server makes to a group document: confirming a placement and switching a move. Leaves
+every other edit to slot leaders.
+Invariants: both compare this server's session key and the document's revision; the switch also compares the slot leader's
+key, so that a deposed leader's move cannot land.
+Failure behaviour: an unknown outcome is repeated until it is settled or the session ends; a compare that fails because the
+write had landed already counts as done, otherwise ``NotExecuted`` (reason ``fenced``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from amino.aio.mode import sleep
+from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument, decode, encode
+from amino.coordination.store import Get, Put, created_at, unchanged
+from amino.errors import CoordinationUnavailable, NotExecuted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from amino.contracts.services import Fence
+    from amino.coordination.store import Compare, Store
+
+_RETRY_S = 0.05
+
+
+def confirmed(document: GroupDocument, replica: str, methods: dict[str, int]) -> GroupDocument:
+    """Return ``document`` with ``replica`` confirmed and the group active. Pure."""
+    return msgspec.structs.replace(
+        document,
+        phase=Phase.ACTIVE,
+        version=document.version + 1,
+        constructed=True,
+        methods=methods,
+        replicas=tuple(
+            msgspec.structs.replace(each, confirmed=True) if each.id == replica else each for each in document.replicas
+        ),
+    )
+
+
+def switched(document: GroupDocument, methods: dict[str, int]) -> GroupDocument:
+    """Return ``document`` with its move carried out: next epoch, the target in the source's place. Pure."""
+    move = document.move
+    assert move is not None
+    target = msgspec.structs.replace(move.target, confirmed=True)
+    source = next(each for each in document.replicas if each.id == move.source)
+    return msgspec.structs.replace(
+        document,
+        phase=Phase.ACTIVE,
+        epoch=document.epoch + 1,
+        version=document.version + 1,
+        methods=methods,
+        replicas=tuple(target if each.id == move.source else each for each in document.replicas),
+        leftovers=(*document.leftovers, source),
+        move=None,
+        explanation={**{k: v for k, v in document.explanation.items() if k != source.id}, target.id: move.why},
+    )
+
+
+class Confirmer:
+    """Writes confirmations.
+
+    Args:
+        server_key: this server's session key. incarnation: its create revision.
+        valid: whether the session is valid; confirming stops when it is not.
+        slot_key: returns the key of a slot.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        server_key: str,
+        incarnation: int,
+        slot_key: Callable[[int], str],
+        valid: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._mine = created_at(server_key, incarnation)
+        self._slot_key = slot_key
+        self._valid = valid
+
+    async def confirm(
+        self, key: str, document: GroupDocument, replica: str, fence: Fence, methods: dict[str, int]
+    ) -> int:
+        """Confirm ``replica`` in the group document at ``key``; returns the document's new revision. Idempotent.
+
+        Raises:
+            NotExecuted: the document changed meanwhile, or the session ended (reason ``fenced``).
+        """
+        compares = [self._mine, unchanged(key, fence.document_revision)]
+        return await self._settle(key, confirmed(document, replica, methods), compares, replica)
+
+    async def switch(self, key: str, document: GroupDocument, fence: Fence, methods: dict[str, int]) -> int:
+        """Carry out ``document.move`` in favour of this server; returns the document's new revision. Idempotent."""
+        assert document.move is not None
+        compares = [
+            self._mine,
+            unchanged(key, fence.document_revision),
+            created_at(self._slot_key(fence.slot), fence.leader_revision),
+        ]
+        return await self._settle(key, switched(document, methods), compares, document.move.target.id)
+
+    async def _settle(self, key: str, goal: GroupDocument, compares: Sequence[Compare], replica: str) -> int:
+        while self._valid():
+            try:
+                result = await self._store.txn(compares, [Put(key, encode(goal))], [Get(key)])
+                if result.succeeded:
+                    return result.revision
+                found = result.reads[0][0] if result.reads and result.reads[0] else None
+                if found is not None and self._is_done(decode(found.value, GroupDocument, key), goal, replica):
+                    # our own write had landed; prove that nothing newer did, by a transaction and not by that read
+                    check = await self._store.txn([self._mine, unchanged(key, found.mod_revision)], [])
+                    if check.succeeded:
+                        return found.mod_revision
+                    continue
+                raise NotExecuted(f"the placement of {replica} was overtaken by a newer decision", reason="fenced")
+            except CoordinationUnavailable:
+                await sleep(_RETRY_S)
+        raise NotExecuted(f"the session ended before the placement of {replica} was confirmed", reason="fenced")
+
+    @staticmethod
+    def _is_done(found: GroupDocument, goal: GroupDocument, replica: str) -> bool:
+        mine: ReplicaDocument | None = next((each for each in found.replicas if each.id == replica), None)
+        return found.epoch == goal.epoch and mine is not None and mine.confirmed
