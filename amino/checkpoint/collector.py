@@ -1,0 +1,89 @@
+"""Removing checkpoint files that nothing names any more.
+
+Owns deletion of a microservice's files and collection of orphans. Leaves manifests to the OMS, which deletes them
+after the files.
+Invariants: a file that a manifest names, or that is younger than the horizon (it may be about to be published), is never
+collected. Failure behaviour: ``StoreFailed``; what was removed stays removed, calling again goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from amino.checkpoint import names
+from amino.checkpoint.access import StoreAccess
+from amino.checkpoint.store import CheckpointStore
+from amino.contracts.documents import Manifest
+
+HORIZON_S = 3600.0
+UNKNOWN_HORIZON_S = 7 * 86400.0
+
+
+async def delete_all(access: StoreAccess, ms_id: str) -> int:
+    """Remove every file of a microservice (checkpoints of all its groups, large arguments); returns how many.
+
+    Idempotent. Call it once the group's document says that it is being deleted: from then on nothing is published.
+    """
+    return await access.run(_delete_all, access.store, ms_id, timeout_s=4 * access.timeout_s)
+
+
+async def collect(
+    access: StoreAccess,
+    manifests: Mapping[str, tuple[Manifest, ...]],
+    *,
+    mine: Callable[[str], bool] = lambda _ms_id: True,
+    horizon_s: float = HORIZON_S,
+    unknown_horizon_s: float = UNKNOWN_HORIZON_S,
+) -> int:
+    """Remove files that crashes left behind; returns how many.
+
+    Args:
+        manifests: microservice id -> manifests of its groups, read *before* this call; an existing microservice without
+            any has an empty tuple.
+        mine: whether to look at the files of that microservice (a slot leader looks at its slots' only).
+        horizon_s: how old, by the store's clock, an unnamed file of an existing microservice must be; far above the
+            time between writing and publishing.
+        unknown_horizon_s: the same for microservices that are not in ``manifests``; long, so that an etcd that was
+            brought back empty by mistake does not cost the checkpoints too.
+    """
+    named = {entry.url for group in manifests.values() for manifest in group for entry in manifest.entries}
+
+    def horizon_of(ms_id: str) -> float | None:
+        if not mine(ms_id):
+            return None
+        return horizon_s if ms_id in manifests else unknown_horizon_s
+
+    return await access.run(_collect, access.store, named, horizon_of, horizon_s, timeout_s=20 * access.timeout_s)
+
+
+def _delete_all(store: CheckpointStore, ms_id: str) -> int:
+    files = [*store.list(names.checkpoints_of(ms_id)), *store.list(names.arguments_of(ms_id))]
+    for file in files:
+        store.delete(file.key)
+    return len(files)
+
+
+def _collect(
+    store: CheckpointStore, named: set[str], horizon_of: Callable[[str], float | None], horizon_s: float, *_: Any
+) -> int:
+    now = _now(store)
+    removed = store.sweep(horizon_s)
+    for file in store.list(names.CHECKPOINTS):
+        horizon = horizon_of(names.microservice_of(file.key))
+        if horizon is not None and file.key not in named and now - file.modified_at >= horizon:
+            store.delete(file.key)
+            removed += 1
+    return removed
+
+
+def _now(store: CheckpointStore) -> float:
+    """Return the store's own time: ages are judged by the clock that stamps its files."""
+    folder = names.PROBES + secrets.token_hex(8)
+    store.write(f"{folder}/now", [b"."])
+    try:
+        (probe,) = store.list(folder + "/")
+        return probe.modified_at
+    finally:
+        store.delete(f"{folder}/now")

@@ -1,0 +1,67 @@
+"""What may be published as a group's newest checkpoint, as pure functions.
+
+Owns the order of checkpoints, what is kept, and the test whether a replica may still publish. Leaves transactions to
+``replica_checkpoints``.
+Invariants: (epoch, sequence) grows strictly from each entry to the newer one; nothing of an older epoch is published
+over a newer one (invariant 2). Failure behaviour: none; refusals are answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from amino.contracts.documents import CheckpointEntry, GroupDocument, Manifest, Phase
+
+_PHASES_THAT_WRITE = (Phase.CREATING, Phase.ACTIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who publishes: a replica of a group, as one incarnation of a server has it, at one epoch."""
+
+    microservice: str
+    path: str
+    replica: str
+    server: str
+    incarnation: int
+    epoch: int
+
+
+def refusal(holder: Holder, document: GroupDocument | None) -> str:
+    """Return why ``holder`` may not publish given the group's document, empty if it may."""
+    if document is None:
+        return "the microservice is deleted"
+    if document.phase not in _PHASES_THAT_WRITE:
+        return f"the microservice is {document.phase}"
+    if document.epoch != holder.epoch:
+        return f"the group is at epoch {document.epoch}, this replica at {holder.epoch}"
+    for replica in document.replicas:
+        if replica.id == holder.replica:
+            if (replica.server, replica.incarnation) == (holder.server, holder.incarnation):
+                return ""
+            return f"replica {holder.replica} is placed on {replica.server}"
+    return f"replica {holder.replica} is not of the group any more"
+
+
+def next_sequence(manifest: Manifest) -> int:
+    """Return the sequence that follows all in ``manifest``; sequences of a group start at 1 and go on over epochs."""
+    return 1 + max((entry.sequence for entry in manifest.entries), default=0)
+
+
+def added(
+    manifest: Manifest, entry: CheckpointEntry, keep: int, rejected: Collection[str] = ()
+) -> tuple[Manifest, tuple[CheckpointEntry, ...]]:
+    """Return the manifest with ``entry`` as its newest, and the entries that it does not hold any more.
+
+    Args:
+        keep: how many entries to keep, 1 or more.
+        rejected: urls found damaged when this replica was restored. They go, although newer than what was restored: the
+            state went on from the older one, and they must never be fallen back to.
+    """
+    assert keep >= 1
+    assert all((old.epoch, old.sequence) < (entry.epoch, entry.sequence) for old in manifest.entries)
+    good = [old for old in manifest.entries if old.url not in rejected]
+    kept = (entry, *good[: keep - 1])
+    dropped = tuple(old for old in manifest.entries if old not in kept)
+    return Manifest(entries=kept), dropped
