@@ -1,0 +1,118 @@
+"""The gRPC service Registry: the OMS for any language.
+
+Owns the translation of its requests and replies. Leaves what they do to the ``Registry`` of the contracts.
+Invariants: what a request leaves out has the contract's default; a request takes no longer than its gRPC deadline.
+Failure behaviour: as ``service``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from google.protobuf.message import Message
+
+from amino.contracts import services as contracts
+from amino.contracts.services import Description, Registry
+from amino.errors import Invalid
+from amino.ids import new_id
+from amino.rpc.grpc.messages import from_message, location_message, packed_arguments, to_message
+from amino.rpc.grpc.service import Method, seconds_left
+from amino.wire import typed
+from amino.wire.gen.amino_v1 import registry_pb2 as pb
+from amino.wire.typed import Bind
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class RegistryService:
+    """The methods of ``amino.v1.Registry``.
+
+    Args:
+        registry: what they end in.
+        bind: makes refs among constructor arguments and options callable.
+    """
+
+    def __init__(self, registry: Registry, bind: Bind | None = None) -> None:
+        self._registry = registry
+        self._bind = bind
+
+    def methods(self) -> dict[str, Method]:
+        """Return the methods by name."""
+        registry = self._registry
+        return {
+            "Create": self._create,
+            "Locate": self._plain(registry.locate, contracts.LocateRequest, location_message),
+            "Delete": self._plain(registry.delete, contracts.DeleteRequest, _into(pb.Empty)),
+            "Move": self._plain(registry.move, contracts.MoveRequest, location_message),
+            "Find": self._plain(registry.find, contracts.FindRequest, _into(pb.FindReply)),
+            "Describe": self._plain(registry.describe, contracts.ByName, _description_message),
+            "Members": self._plain(registry.members, contracts.Empty, _into(pb.Membership)),
+            "Slots": self._plain(registry.slots, contracts.Empty, _into(pb.SlotList)),
+            "Cordon": self._plain(registry.cordon, contracts.CordonRequest, _into(pb.Empty)),
+            "Drain": self._plain(registry.drain, contracts.DrainRequest, _into(pb.DrainReply)),
+            "Pause": self._plain(registry.pause, contracts.PauseRequest, _into(pb.Empty)),
+            "Release": self._plain(registry.release, contracts.ByName, _into(pb.Empty)),
+            "Restore": self._plain(registry.restore, contracts.ByName, location_message),
+            "PushCode": self._plain(registry.push_code, contracts.PushCodeRequest, _into(pb.Empty)),
+            "DefineApplication": self._define_application,
+            "Application": self._plain(registry.application, contracts.ByName, location_message),
+            "Events": self._plain(registry.events, contracts.Empty, _into(pb.EventList)),
+        }
+
+    def _plain(
+        self, run: Callable[[S], Awaitable[Any]], kind: type[S], reply: Callable[[Any], Message]
+    ) -> Callable[[Any, Any], Awaitable[Message]]:
+        timed = "timeout_s" in kind.__struct_fields__
+
+        async def method(message: Any, context: Any) -> Message:
+            request = from_message(message, kind, self._bind)
+            if timed:
+                request = _within(request, context)
+            return reply(await run(request))
+
+        return method
+
+    async def _create(self, message: pb.CreateRequest, context: Any) -> Message:
+        given = {"arguments": packed_arguments(message, self._bind)}
+        if not message.microservice:
+            given["microservice"] = new_id()  # type: ignore[assignment]
+        request = _within(from_message(message, contracts.CreateRequest, self._bind, **given), context)
+        if request.if_exists not in ("fail", "get"):
+            raise Invalid(f"if_exists is {request.if_exists!r}; give fail or get")
+        return location_message(await self._registry.create(request))
+
+    async def _define_application(self, message: pb.ApplicationRequest, _context: Any) -> Message:
+        given = {"arguments": packed_arguments(message, self._bind)}
+        await self._registry.define_application(
+            from_message(message, contracts.ApplicationRequest, self._bind, **given)
+        )
+        return pb.Empty()
+
+
+def _into(kind: type[Message]) -> Callable[[msgspec.Struct], Message]:
+    return lambda struct: to_message(struct, kind())
+
+
+def _within(request: S, context: Any) -> S:
+    """Bound the request's own time-out by its gRPC deadline."""
+    stated: float = request.timeout_s  # type: ignore[attr-defined]
+    return msgspec.structs.replace(request, timeout_s=seconds_left(context, stated))
+
+
+def _description_message(description: Description) -> pb.Description:
+    target = pb.Description(
+        id=description.id,
+        created_at=description.record.created_at,
+        slot=description.slot,
+        slot_leader=description.slot_leader,
+        state=description.state,
+        explanation=description.explanation,
+    )
+    to_message(description.record.spec, target.spec)
+    for path, group in description.groups.items():
+        to_message(group, target.groups[path])
+    for index, checkpoint in enumerate(description.checkpoints):
+        target.checkpoints.add().CopyFrom(typed.to_value(dict(checkpoint), f"checkpoints[{index}]").map_value)
+    return target
