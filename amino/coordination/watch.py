@@ -60,7 +60,7 @@ class WatchedCache(Generic[T]):
     ) -> None:
         self._store = store
         self._prefix = prefix
-        self._on_change = on_change
+        self._listeners: tuple[OnChange, ...] = () if on_change is None else (on_change,)
         self._decode = decode
         self._clock = clock
         self._relist_every_s = relist_every_s
@@ -109,6 +109,10 @@ class WatchedCache(Generic[T]):
                 return None
             found = self._decoded[key] = self._decode(record)
         return found
+
+    def listen(self, on_change: OnChange) -> None:
+        """Add a listener of further changes; the same rules as for ``on_change``."""
+        self._listeners = (*self._listeners, on_change)
 
     async def start(self) -> None:
         """List once, then keep watching in the background.
@@ -261,8 +265,8 @@ class WatchedCache(Generic[T]):
             del self._records[key]
         else:
             self._records[key] = new
-        if self._on_change is not None:
-            self._on_change(key, new, old)
+        for listener in self._listeners:
+            listener(key, new, old)
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
