@@ -245,15 +245,17 @@ def _markdown_files() -> list[Path]:
 
 def test_links_in_documents_lead_somewhere() -> None:
     """Every relative link of every document names a file that exists."""
-    broken = []
-    for page in _markdown_files():
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            if (
-                not re.match(r"[a-z]+:", target)
-                and not (page.parent / target).exists()
-                and not _in_package(page, target)
-            ):
-                broken.append(f"{_shown(page)} -> {target}")
+    links = [
+        (page, target)
+        for page in _markdown_files()
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not re.match(r"[a-z]+:", target)
+    ]
+    broken = [
+        f"{_shown(page)} -> {target}"
+        for page, target in links
+        if not (page.parent / target).exists() and not _in_package(page, target)
+    ]
     assert not broken, f"broken links: {broken}"
 
 
