@@ -24,7 +24,7 @@ from amino.checkpoint.store import Buffer, StoredFile
 from amino.errors import AlreadyExists, StoreFailed
 
 _PARTIAL = ".partial"
-_ATTEMPTS_MAX = 8
+_ATTEMPTS_MAX = 100
 _FOLDERS_CAN_SYNC = os.name != "nt"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -162,7 +162,8 @@ class FileStore:
                 self._link(partial, final)
             except FileNotFoundError:
                 self._check_root()
-                final.parent.mkdir(parents=True, exist_ok=True)  # new, or emptied and removed by a deletion meanwhile
+                with contextlib.suppress(FileNotFoundError):  # emptied and removed by a deletion meanwhile: once more
+                    final.parent.mkdir(parents=True, exist_ok=True)
                 continue
             self._sync_from(final.parent)
             return

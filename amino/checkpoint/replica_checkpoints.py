@@ -34,6 +34,7 @@ _log = logging.getLogger("amino.checkpoint")
 
 PUBLISH_TIMEOUT_S = 10.0
 RETRY_S_FIRST = 0.05
+UNKNOWN = -1  # no key ever has this revision: a compare with it fails, and its answer tells the true one
 RETRY_S_MAX = 1.0
 _RESTORES_MAX = 3
 
@@ -95,12 +96,12 @@ class Domain:
         return f"Domain({self.server}, {self.access!r})"
 
     def of(
-        self, microservice: str, path: str, replica: str, epoch: int, document_revision: int = 0
+        self, microservice: str, path: str, replica: str, epoch: int, document_revision: int = UNKNOWN
     ) -> ReplicaCheckpoints:
         """Return the checkpoints of a group, for the replica that this server has of it at ``epoch``.
 
         Args:
-            document_revision: mod revision of the group's document as far as known; 0 reads it when needed.
+            document_revision: mod revision of the group's document as far as known.
         """
         holder = Holder(microservice, path, replica, self.server, self.session.incarnation, epoch)
         return ReplicaCheckpoints(self, holder, document_revision)
@@ -112,7 +113,7 @@ class ReplicaCheckpoints:
     Writes are published in the order of the calls: whoever takes snapshots from several places orders its calls.
     """
 
-    def __init__(self, domain: Domain, holder: Holder, document_revision: int = 0) -> None:
+    def __init__(self, domain: Domain, holder: Holder, document_revision: int = UNKNOWN) -> None:
         self._domain = domain
         self._holder = holder
         self._document_revision = document_revision
