@@ -114,7 +114,7 @@ class GuardedWriter:
                 f"{len(self._queue)} writes to etcd wait already, the bound; back off and repeat", reason="overloaded"
             )
         size = sum(len(one.key) + len(one.value) for one in then if isinstance(one, Put))
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[TxnResult] = asyncio.get_running_loop().create_future()
         self._queue.append(_Write(tuple(compares), tuple(then), answer, size))
         self._drained.clear()
         if not self._flushing:
