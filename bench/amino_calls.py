@@ -1,4 +1,4 @@
-"""Amino's side of ``calls``: a cluster, and a client process that measures it.
+"""Amino's side of ``calls``: a client process that measures a cluster.
 
 Owns the measuring client (``python -m bench.amino_calls ADDRESS SECONDS``). Leaves comparing to ``calls``.
 Invariant: the objects that are measured live on one kernel server, the client is a process of its own.
@@ -11,26 +11,11 @@ import asyncio
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.cluster import ROOT
 from bench.peers.port import IN_FLIGHT, KIB, MIB
 from bench.stats import p50, rate_async, rate_threads, sequential, sequential_async
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[1]
-
-
-@contextmanager
-def cluster(servers: int = 1) -> Iterator[str]:
-    """Run a local cluster of real processes; gives the address of one of its servers."""
-    from amino.testing import LocalCluster
-
-    with LocalCluster(servers=servers, app_dir=ROOT) as running:
-        yield running.addresses[0]
 
 
 def measure_apart(address: str, seconds: float) -> dict[str, float]:

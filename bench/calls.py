@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bench import amino_calls
+from bench.cluster import running
 from bench.peers.port import Measured
 from bench.peers.run import PEERS, Outcome
 from bench.peers.run import run as run_peer
@@ -44,9 +45,9 @@ def run(*, quick: bool = False) -> list[Row]:
     rounds = 1 if quick else ROUNDS
     peers: dict[str, list[Outcome]] = {name: [] for name in PEERS}
     ours: list[dict[str, float]] = []
-    with amino_calls.cluster() as address:
+    with running(servers=1) as cluster:
         for number in range(rounds):
-            ours.append(amino_calls.measure_apart(address, SECONDS))
+            ours.append(amino_calls.measure_apart(cluster.local.addresses[0], SECONDS))
             for name in PEERS:
                 if name not in ONCE or number == 0:
                     seconds = SECONDS * 3 if name in ONCE else SECONDS

@@ -1,0 +1,136 @@
+"""Benchmarks of scenarios: what callers note, and how it is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from bench import failover, migrate, scale
+from bench.callers import Called, Callers
+from bench.create import rate
+
+
+def called(result=None, *, began=0.0, ended=0.0, error=""):
+    return Called(began, ended, result, error)
+
+
+def by_name(rows):
+    return {row.name: row for row in rows}
+
+
+def test_failover_without_loss_is_ok():
+    """Values that only ever grow by one, and a counter that kept them, lose and double nothing."""
+    seen = [called(value) for value in (2, 3, 4)]
+    rows = by_name(failover.judge([0.1, 0.2, 0.3], seen, kept=4))
+    assert all(row.ok for row in rows.values())
+    assert rows["failover.first_good_call.p50"].value == 0.2
+    assert rows["failover.first_good_call.worst"].value == 0.3
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "lost"),
+    [((2, 3, 3, 4), 4, 1), ((2, 3, 2, 3), 3, 2), ((2, 3, 4), 2, 2), ((1,), 1, 1), ((2, 4, 5), 5, 0)],
+)
+def test_failover_counts_what_was_acknowledged_and_is_gone(values, kept, lost):
+    """A counter that goes back has lost acknowledged additions; one that jumps ahead has not."""
+    rows = by_name(failover.judge([0.1], [called(value) for value in values], kept))
+    assert rows["failover.acknowledged_lost"].value == lost
+    assert rows["failover.acknowledged_lost"].ok == (lost == 0)
+
+
+def test_failover_counts_what_ran_twice():
+    """More additions than calls means that a call ran twice; a failed call may have run once."""
+    seen = [called(2), called(error="OutcomeUnknown: x"), called(4)]
+    assert by_name(failover.judge([0.1], seen, kept=4))["failover.executed_twice"].ok
+    assert by_name(failover.judge([0.1], seen, kept=5))["failover.executed_twice"].value == 1
+
+
+def test_migration_is_judged_by_the_longest_call_of_each_move():
+    """The stall of a move is the longest call that overlaps it; others do not count."""
+    seen = [
+        called(1, began=0.0, ended=0.5),
+        called(2, began=0.9, ended=1.015),
+        called(3, began=1.0, ended=1.010),
+        called(4, began=2.0, ended=2.005),
+    ]
+    rows = by_name(migrate.judge([(1.0, 1.02), (2.0, 2.1)], seen, kept=5))
+    assert rows["migrate.stall.worst"].value == pytest.approx(115.0)
+    assert rows["migrate.stall.p50"].value == pytest.approx(5.0)
+    assert all(row.ok for row in rows.values())
+
+
+def test_migration_finds_lost_and_doubled_calls():
+    """A result handed out twice is doubled; a counter below the calls has lost some."""
+    doubled = by_name(migrate.judge([(0, 1)], [called(1), called(1), called(2)], kept=4))
+    assert not doubled["migrate.doubled_calls"].ok
+    lost = by_name(migrate.judge([(0, 1)], [called(1), called(2), called(3)], kept=3))
+    assert not lost["migrate.lost_calls"].ok
+    failed = by_name(migrate.judge([(0, 1)], [called(1), called(error="x")], kept=2))
+    assert not failed["migrate.failed_calls"].ok
+
+
+def test_callers_note_every_call():
+    """Results and errors are noted in order; the first good call after a moment is found."""
+    numbers = iter(range(1_000_000))
+    lock = threading.Lock()
+
+    def call():
+        with lock:
+            number = next(numbers)
+        if number == 3:
+            raise OSError("gone")
+        return number
+
+    with Callers([call, call], calls_max=50) as callers:
+        moment = time.perf_counter()
+        good = callers.first_good_after(moment, 10.0)
+    assert good is None or good.began >= moment
+    assert [each.error for each in callers.seen if each.error] == ["OSError: gone"]
+    assert len(callers.seen) == 100
+    assert callers.first_good_after(time.perf_counter(), 0.0) is None
+
+
+def test_rate_runs_each_once():
+    """Concurrent operations are each done once."""
+    done = []
+    assert rate(done.append, [str(number) for number in range(100)]) > 0
+    assert sorted(done, key=int) == [str(number) for number in range(100)]
+
+
+def test_time_to_answer_asks_again():
+    """A call that fails at first is asked again; one that never answers is reported as None."""
+    tries = []
+
+    def answers_at_second():
+        tries.append(1)
+        if len(tries) < 2:
+            raise OSError("not yet")
+
+    took = scale.time_to_answer([answers_at_second], time.perf_counter(), patience_s=10.0)
+    assert took is not None
+    assert len(tries) == 2
+
+    def never():
+        raise OSError("gone")
+
+    assert scale.time_to_answer([never], time.perf_counter(), patience_s=0.1) is None
+
+
+@pytest.mark.real
+async def test_floor_of_etcd_is_measured_and_cleaned_up(etcd_one):
+    """Raw transactions have a rate, and leave no key behind."""
+    endpoint = etcd_one.endpoints[0]
+    import grpc
+    from aetcd import rpc
+
+    from bench import etcd_floor
+
+    per_s = await asyncio.to_thread(etcd_floor.transactions_per_s, endpoint, 0.3)
+    assert per_s > 100
+    assert await etcd_floor.leases(endpoint) == 0
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        answer = await rpc.KVStub(channel).Range(rpc.RangeRequest(key=b"\0", range_end=b"\0", count_only=True))
+    assert answer.count == 0
