@@ -22,9 +22,11 @@ from amino.telemetry import names
 from amino.telemetry.trace import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -81,6 +83,7 @@ def from_environment(
     instance: str = "",
     attributes: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
+    publish: bool = False,
 ) -> Telemetry:
     """Return telemetry as the environment asks for, switched off if it does not ask.
 
@@ -89,6 +92,9 @@ def from_environment(
         instance: ``service.instance.id``, for example the kernel server's name.
         attributes: more resource attributes; those of ``OTEL_RESOURCE_ATTRIBUTES`` win.
         environ: default ``os.environ``. Exporter details are always read from ``os.environ``, by the SDK.
+        publish: also make ours OpenTelemetry's provider of the process, so that spans which microservices start
+            through OpenTelemetry themselves are exported as children of their calls. For processes that are ours
+            as a whole (the kernel process), never for a client.
 
     Raises:
         Invalid: see ``plan``.
@@ -105,11 +111,13 @@ def from_environment(
         from opentelemetry import metrics
 
         return OtelTelemetry(joined.get_tracer(names.SCOPE), metrics.get_meter(names.SCOPE))
-    stops: list[Callable[[], object]] = []
+    providers: list[TracerProvider | MeterProvider] = []
     resource = _resource(service, instance, attributes or {}, environ)
-    tracer = _tracer(wanted.traces, resource, stops) if wanted.traces != "none" else None
-    meter = _meter(wanted.metrics, resource, stops) if wanted.metrics != "none" else None
-    return OtelTelemetry(tracer, meter, lambda timeout_s: _stop(stops, timeout_s))
+    tracer = _tracer(wanted.traces, resource, providers) if wanted.traces != "none" else None
+    meter = _meter(wanted.metrics, resource, providers) if wanted.metrics != "none" else None
+    if publish:
+        _publish(providers)
+    return OtelTelemetry(tracer, meter, lambda timeout_s: _stop(providers, timeout_s))
 
 
 def _application_provider() -> Any:
@@ -131,7 +139,7 @@ def _resource(service: str, instance: str, attributes: Mapping[str, str], enviro
     return Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
 
 
-def _tracer(exporter: str, resource: Resource, stops: list[Callable[[], object]]) -> Any:
+def _tracer(exporter: str, resource: Resource, providers: list[TracerProvider | MeterProvider]) -> Any:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 
@@ -146,11 +154,11 @@ def _tracer(exporter: str, resource: Resource, stops: list[Callable[[], object]]
         target = ConsoleSpanExporter()
     provider = TracerProvider(resource=resource, id_generator=ChosenIds(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(target))
-    stops.append(provider.shutdown)
+    providers.append(provider)
     return provider.get_tracer(names.SCOPE)
 
 
-def _meter(exporter: str, resource: Resource, stops: list[Callable[[], object]]) -> Any:
+def _meter(exporter: str, resource: Resource, providers: list[TracerProvider | MeterProvider]) -> Any:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import (
         ConsoleMetricExporter,
@@ -166,13 +174,24 @@ def _meter(exporter: str, resource: Resource, stops: list[Callable[[], object]])
     else:
         target = ConsoleMetricExporter()
     provider = MeterProvider([PeriodicExportingMetricReader(target)], resource=resource, shutdown_on_exit=False)
-    stops.append(provider.shutdown)
+    providers.append(provider)
     return provider.get_meter(names.SCOPE)
 
 
-def _stop(stops: list[Callable[[], object]], timeout_s: float) -> bool:
-    """Run all of ``stops`` at once in own threads: an exporter may wait for its collector for long."""
-    threads = [threading.Thread(target=stop, name="amino-telemetry-stop", daemon=True) for stop in stops]
+def _publish(providers: list[TracerProvider | MeterProvider]) -> None:
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    for provider in providers:
+        if isinstance(provider, TracerProvider):
+            trace.set_tracer_provider(provider)
+        else:
+            metrics.set_meter_provider(provider)
+
+
+def _stop(providers: list[TracerProvider | MeterProvider], timeout_s: float) -> bool:
+    """Shut all down at once in own threads: an exporter may wait for its collector for long."""
+    threads = [threading.Thread(target=each.shutdown, name="amino-telemetry-stop", daemon=True) for each in providers]
     deadline = time.monotonic() + timeout_s
     for thread in threads:
         thread.start()

@@ -146,6 +146,24 @@ assert ours.parent.span_id == app.context.span_id
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+def test_published_provider_takes_a_microservices_own_spans():
+    """In a kernel process, spans that user code starts through OpenTelemetry are children of the call."""
+    program = """
+import io, os, contextlib
+os.environ["OTEL_TRACES_EXPORTER"] = os.environ["OTEL_METRICS_EXPORTER"] = "console"
+from amino.telemetry.setup import from_environment
+telemetry = from_environment("amino-server", publish=True)
+from opentelemetry import trace
+with telemetry.span("call") as call, trace.get_tracer("shop").start_as_current_span("query") as query:
+    assert query.is_recording()
+    assert call.traceparent().split("-")[2] == f"{query.parent.span_id:016x}"
+import asyncio
+with contextlib.redirect_stdout(io.StringIO()):
+    assert asyncio.run(telemetry.aclose())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
 def test_two_in_one_process_do_not_share(monkeypatch):
     """Two kernel servers in one process have providers of their own, and closing one leaves the other."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
