@@ -1,0 +1,387 @@
+"""The supervisor: parent of a kernel server, holder of its lease, witness of its death.
+
+Owns the acts that ``supervisor_machine`` decides on: child processes, their session in etcd, their tombstones, the run
+folder with deadline words and flight boards. Leaves decisions to the machine and etcd's rules to ``SessionHolder``.
+Invariants: one session per child; a name is claimed only once every earlier child is dead, its lease given up.
+Failure behaviour: etcd that does not answer is waited for, with the reason logged; a name held by another server, or a
+configuration no child can start with, ends the supervisor with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from amino.aio.clock import Clock, RealClock
+from amino.aio.tasks import TaskOwner
+from amino.config import ServerConfig, release
+from amino.contracts.documents import ServerRecord, Tombstone, decode, encode
+from amino.coordination.deadline import NEVER, SharedDeadline
+from amino.coordination.keys import Keys
+from amino.coordination.session import SessionHolder
+from amino.coordination.session_machine import Timing
+from amino.coordination.store import Store
+from amino.errors import AminoError, CoordinationUnavailable
+from amino.node import control
+from amino.node import supervisor_machine as machine
+from amino.node.child_process import ChildProcess, python_environment
+from amino.node.connections import cluster_document, open_store
+from amino.node.flight_board import create_board, read_board
+
+_log = logging.getLogger("amino.supervisor")
+CHILD = (sys.executable, "-P", "-m", "amino.node.child")
+RETRY_S = 0.5
+LEASE_LATE_S = 2.0  # etcd ends a lease up to half a second late, a new leader of etcd later
+
+
+@dataclass(slots=True)
+class _Run:
+    """One child and its session."""
+
+    number: int
+    board: Path
+    deadline_file: Path
+    process: ChildProcess | None = None
+    ready: control.Ready | None = None
+    word: SharedDeadline | None = None
+    holder: SessionHolder | None = None
+    claim: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a supervisor ended: exit code, and the error to show, empty if all was well."""
+
+    code: int
+    message: str = ""
+
+
+class Supervisor:
+    """Runs a kernel server until told to end.
+
+    Args:
+        config: of the server.
+        store: open; closed by the caller.
+        folder: for shared memory files; made and removed by the caller.
+        arguments: command line of the child.
+        rules: times; default by ``config``.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        arguments: Sequence[str] = CHILD,
+        rules: machine.Rules | None = None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._folder = folder
+        self._clock = clock if clock is not None else RealClock()
+        self._arguments = arguments
+        self._rules = rules if rules is not None else rules_of(config)
+        self._keys = Keys(config.cluster)
+        self._state = machine.State()
+        self._events: asyncio.Queue[machine.Event] = asyncio.Queue()
+        self._tasks = TaskOwner("supervisor", lambda error: self._give_up(f"{type(error).__name__}: {error}"))
+        self._run: _Run | None = None
+        self._ended: Ended | None = None
+        self._seed = 0
+        self._listen: tuple[str, str] | None = None
+        self._started_at = self._clock.wall()
+
+    def __repr__(self) -> str:
+        return f"Supervisor({self._config.name}, {self._state.phase.value}, run {self._state.run})"
+
+    def terminate_nowait(self) -> None:
+        """Begin to end: the first call drains, the second stops now. Never waits."""
+        self._events.put_nowait(machine.Terminate())
+
+    async def run(self) -> Ended:
+        """Supervise until told to end; no child is left when this returns. Cancellation kills the child."""
+        try:
+            await self._prepare()
+            if self._ended is None:
+                await self._loop()
+        finally:
+            run = self._run
+            if run is not None and run.process is not None:
+                run.process.kill()
+                await run.process.wait()
+            await self._tasks.aclose()
+        assert self._ended is not None
+        return self._ended
+
+    async def _prepare(self) -> None:
+        """Learn the cluster's hash seed, waiting for etcd as long as it takes."""
+        said = False
+        while self._ended is None:
+            try:
+                self._seed = (await cluster_document(self._store, self._keys)).hash_seed
+                return
+            except CoordinationUnavailable as error:
+                if not said:
+                    _log.warning("waiting for etcd at %s: %s", ", ".join(self._config.etcd.endpoints), error)
+                    said = True
+            except AminoError as error:
+                self._give_up(str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    event = await self._events.get()
+                if isinstance(event, machine.Terminate):
+                    self._ended = Ended(0)
+
+    async def _loop(self) -> None:
+        self._handle(machine.Begin())
+        last = self._clock.monotonic()
+        while self._ended is None:
+            due_s = last + machine.next_tick_s(self._state, self._rules) - self._clock.monotonic()
+            if due_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due_s):
+                        self._handle(await self._events.get())
+                    continue
+            now = self._clock.monotonic()
+            elapsed_s, last = now - last, now
+            process = self._run.process if self._run is not None else None
+            self._handle(machine.Tick(elapsed_s, process is not None and process.is_stopped))
+
+    def _handle(self, event: machine.Event) -> None:
+        self._state, effects = machine.step(self._state, event, self._rules)
+        for effect in effects:
+            _log.debug("%s -> %s", event, effect)
+            self._act(effect)
+
+    def _act(self, effect: machine.Effect) -> None:
+        run = self._run
+        match effect:
+            case machine.StartChild(number):
+                self._start(number)
+            case machine.Claim() if run is not None:
+                run.claim = self._tasks.spawn(self._claim(run), "claim")
+            case machine.Serve() if run is not None and run.holder is not None:
+                self._tell(control.Serve(run.holder.incarnation, run.holder.lease, str(run.deadline_file)))
+            case machine.Ping():
+                self._tell(control.Ping())
+            case machine.Drain():
+                _log.info("draining %s; a second signal stops it now", self._config.name)
+                self._tell(control.Drain())
+            case machine.Stop():
+                self._tell(control.Stop())
+            case machine.Kill(cause) if run is not None and run.process is not None:
+                _log.warning("killing the kernel process %d: %s", run.process.pid, cause)
+                if run.word is not None:
+                    run.word.publish(NEVER)
+                run.process.kill()
+            case machine.Bury(_, cause, blame) if run is not None:
+                self._tasks.spawn(self._bury(run, cause, blame=blame), "bury")
+            case machine.Exit(code, message):
+                self._ended = Ended(code, message)
+
+    def _tell(self, message: control.ToChild) -> None:
+        if self._run is not None and self._run.process is not None:
+            self._run.process.send(message)
+
+    # --- a child's life ---
+
+    def _start(self, number: int) -> None:
+        run = _Run(number, self._folder / f"board-{number}", self._folder / f"deadline-{number}")
+        self._run = run
+        create_board(run.board)
+        config = self._config
+        if self._listen is not None:  # the same ports again, so that clients find the new incarnation where it was
+            config = msgspec.structs.replace(config, listen=self._listen[0], grpc_listen=self._listen[1])
+        environment = python_environment(PYTHONHASHSEED=str(self._seed))
+
+        def said(message: control.ToSupervisor) -> None:
+            self._said(run, message)
+
+        def exited(cause: str) -> None:
+            _log.log(
+                logging.INFO if self._state.phase is machine.Phase.STOPPING else logging.WARNING,
+                "the kernel process of %s ended: %s", self._config.name, cause,
+            )  # fmt: skip
+            self._events.put_nowait(machine.Exited(number, cause))
+
+        try:
+            run.process = ChildProcess.start(self._arguments, environment, said, exited)
+        except OSError as error:
+            self._give_up(f"cannot start {self._arguments[0]}: {error}; reinstall amino")
+            return
+        run.process.send(control.Configure(config, str(run.board)))
+
+    def _said(self, run: _Run, message: control.ToSupervisor) -> None:
+        match message:
+            case control.Ready():
+                run.ready = message
+                self._listen = (message.address, message.grpc_address)
+                self._events.put_nowait(machine.ChildReady(run.number))
+            case control.Failed(text, fatal):
+                self._listen = None
+                self._events.put_nowait(machine.ChildFailed(run.number, text, fatal))
+            case control.Drained(moved, left):
+                _log.info("drained %s: %d moved, %d left", self._config.name, moved, len(left))
+                self._events.put_nowait(machine.Drained(run.number))
+            case control.Serving():
+                _log.info("%s serves at %s", self._config.name, run.ready.address if run.ready is not None else "?")
+        self._events.put_nowait(machine.Pong(run.number))
+
+    async def _claim(self, run: _Run) -> None:
+        run.word = SharedDeadline.create(run.deadline_file)
+
+        def lost(reason: str) -> None:
+            _log.error("%s: %s", self._config.name, reason)
+            self._events.put_nowait(machine.LeaseLost(run.number))
+
+        record = encode(self._record(run))
+        while True:
+            try:
+                run.holder = SessionHolder(
+                    self._store, self._keys, self._config.name, run.word,
+                    clock=self._clock, timing=timing_of(self._config), on_lost=lost,
+                )  # fmt: skip
+                await run.holder.start(record, wait_s=await self._patience_s())
+                self._events.put_nowait(machine.Claimed(run.number))
+                return
+            except CoordinationUnavailable as error:
+                _log.warning("%s cannot claim its name yet: %s", self._config.name, error)
+                await asyncio.sleep(RETRY_S)
+            except AminoError as error:
+                self._events.put_nowait(machine.Refused(run.number, str(error)))
+                return
+
+    def _record(self, run: _Run) -> ServerRecord:
+        config, ready, process = self._config, run.ready, run.process
+        assert ready is not None
+        assert process is not None
+        return ServerRecord(
+            name=config.name,
+            address=_advertised(ready.address, config.advertise),
+            grpc_address=_advertised(ready.grpc_address, config.advertise) if ready.grpc_address else "",
+            labels={"host": socket.gethostname(), **config.labels},
+            capacity=config.capacity,
+            pid=process.pid,
+            supervisor_pid=os.getpid(),
+            store_id=ready.store_id,
+            version=release(),
+            started_at=self._clock.wall(),
+        )
+
+    async def _patience_s(self) -> float:
+        """Return how long to wait for the name: the rest of a lease if its holder ran here and is dead, else not at all.
+
+        Waiting is all that is done about such a holder: pids say too little to declare it dead for others.
+        """
+        found = await self._store.get(self._keys.server(self._config.name))
+        if found is None:
+            return 0.0
+        holder = decode(found.value, ServerRecord, found.key)
+        here = holder.labels.get("host") == self._config.labels.get("host", socket.gethostname())
+        pids = [pid for pid in (holder.pid, holder.supervisor_pid) if pid]
+        if not here or not pids or any(map(_lives, pids)):
+            return 0.0
+        _log.info("the processes that hold the name %s are gone; waiting for their lease to end", self._config.name)
+        return self._config.session.ttl_s + LEASE_LATE_S
+
+    async def _bury(self, run: _Run, cause: str, *, blame: bool) -> None:
+        suspects = read_board(run.board) if blame else ()
+        tombstone = encode(Tombstone(cause=cause, suspects=suspects, detected_at=self._clock.wall()))
+        if run.word is not None:
+            run.word.publish(NEVER)
+        if run.claim is not None and not run.claim.done():
+            run.claim.cancel()
+            await asyncio.wait({run.claim})
+        while run.holder is not None:
+            try:
+                await run.holder.tombstone_and_revoke(tombstone)
+                break
+            except CoordinationUnavailable as error:
+                _log.warning("%s cannot bury incarnation %d yet: %s", self._config.name, run.holder.incarnation, error)
+                await asyncio.sleep(RETRY_S)
+        self._forget(run)
+        self._events.put_nowait(machine.Buried())
+
+    def _forget(self, run: _Run) -> None:
+        if run.word is not None:
+            run.word.close()
+            run.word = None
+        for file in (run.board, run.deadline_file):
+            file.unlink(missing_ok=True)
+
+    def _give_up(self, message: str) -> None:
+        self._ended = Ended(1, message)
+        self._events.put_nowait(machine.Buried())  # wakes the loop
+
+
+def rules_of(config: ServerConfig) -> machine.Rules:
+    """Return the supervisor's times as configured."""
+    return machine.Rules(ttl_s=config.session.ttl_s, hang_s=config.hang_s, drain_timeout_s=config.drain_timeout_s)
+
+
+def timing_of(config: ServerConfig) -> Timing:
+    """Return the session's times as configured."""
+    session = config.session
+    return Timing(
+        ttl_s=session.ttl_s,
+        renew_every_s=session.renew_s,
+        request_timeout_s=session.request_s,
+        margin_s=session.safety_s,
+    )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _advertised(bound: str, host: str) -> str:
+    bound_host, _, port = bound.rpartition(":")
+    if not host:
+        host = socket.getfqdn() if bound_host in {"0.0.0.0", "[::]", "::"} else bound_host  # noqa: S104 - compared, not bound
+    return f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def shared_folder() -> Iterator[Path]:
+    """Make a folder for files shared by memory, in memory where the system has such a place; removed at the end."""
+    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+    where = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="amino-", dir=where, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+async def supervise(config: ServerConfig, *, arguments: Sequence[str] = CHILD) -> Ended:
+    """Be ``amino server``: supervise until SIGTERM or SIGINT (drain; a second one: stop now)."""
+    clock = RealClock()
+    store = await open_store(config.etcd, request_timeout_s=config.session.request_s, clock=clock)
+    loop = asyncio.get_running_loop()
+    try:
+        with shared_folder() as folder:
+            supervisor = Supervisor(config, store, folder, clock=clock, arguments=arguments)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                try:
+                    loop.add_signal_handler(number, supervisor.terminate_nowait)
+                except NotImplementedError:  # Windows
+                    signal.signal(number, lambda *_: loop.call_soon_threadsafe(supervisor.terminate_nowait))
+            return await supervisor.run()
+    finally:
+        await store.aclose()
