@@ -121,7 +121,14 @@ class ObjectControl(Protocol):
         """Return the state of object, components and answered requests, taken while no mutating call runs.
 
         New mutating calls wait meanwhile. Do not call it while this very call's method is still running.
+
+        Raises:
+            TimeoutError: a mutating call kept running; try again.
         """
+        ...
+
+    async def snapshot_counted(self) -> tuple[int, bytes]:
+        """As ``snapshot``, with the number of mutations that it holds."""
         ...
 
     async def restore(self, snapshot: bytes) -> None:

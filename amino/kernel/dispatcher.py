@@ -21,7 +21,6 @@ from amino.aio.mode import drive, on, on_loop
 from amino.aio.signal import Signal
 from amino.contracts.calls import Call, RequestId, decode_call_head
 from amino.errors import AminoError, Invalid, NotExecuted, NotFound, OutcomeUnknown, Overloaded
-from amino.kernel.object import digest_of
 from amino.marks import ASYNC, INLINE, READONLY
 from amino.wire import codec
 from amino.wire.frames import Status, encode_error
@@ -272,4 +271,4 @@ class Dispatcher:
             number, segments, trusted=call.peer_trusted, binding=self._around.runtime
         )
         if not call.flags & READONLY:
-            call.digest = digest_of(call.method, segments)
+            call.digest = codec.digest(call.method, segments)

@@ -11,7 +11,6 @@ Failure behaviour: a call that cannot be admitted raises ``NotExecuted``; whatev
 from __future__ import annotations
 
 import contextlib
-import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amino import limits
@@ -369,9 +368,13 @@ class KernelObject:
 
     async def snapshot(self) -> bytes:
         """Return the state of one instant; new mutating calls wait meanwhile (see ``ObjectControl``)."""
+        return (await self.snapshot_counted())[1]
+
+    async def snapshot_counted(self) -> tuple[int, bytes]:
+        """As ``snapshot``, with the number of mutations that it holds."""
         await self._mutation.acquire_quiet(limits.QUIESCE_TIMEOUT_S)
         try:
-            return self.snapshot_sealed()
+            return self.mutations, self.snapshot_sealed()
         finally:
             self._mutation.release_quiet()
 
@@ -408,14 +411,6 @@ class KernelObject:
         self._answered.restore(state["answered"], self._around.clock.monotonic())
         self.mutations = state["mutations"]
         self.chain.on_restore(state["components"])
-
-
-def digest_of(method: str, segments: list[Any]) -> int:
-    """Return a checksum of method and encoded arguments, to notice an id used for two calls."""
-    value = zlib.crc32(method.encode())
-    for segment in segments:
-        value = zlib.crc32(segment, value)
-    return value
 
 
 def _encode_result(result: Any, call: Call) -> Answer:

@@ -1,4 +1,4 @@
-"""What callers hold: typed stubs, refs, the client's end of a call, names and addresses as the client knows them.
+"""The caller's side: stubs, refs, specs, and the runtime that finds microservices and sends calls.
 
-Not here: what a deployment manager's client component does (``amino.dm``) and links between processes (``amino.rpc``).
+Not here: deployment managers (their client components are handed in) and transports.
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import pickle
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -124,12 +125,22 @@ def decode_arguments(
     return args, kwargs
 
 
-def pack(value: Any) -> bytes:
+def digest(method: str, segments: Sequence[Buffer]) -> int:
+    """Return a checksum of method and encoded arguments, to notice a request id used for two calls."""
+    value = zlib.crc32(method.encode())
+    for segment in segments:
+        value = zlib.crc32(segment, value)
+    return value
+
+
+def pack(value: Any, *, trusted: bool = True) -> bytes:
     """Return one self-contained string of bytes for storage: codec byte, then the value (buffers in band)."""
     if value is None:
         return b"\x00"
     if type(value) in _SCALARS and (type(value) is not int or _INT_MIN <= value <= _INT_MAX):
         return b"\x01" + _encode_msgpack(value)
+    if not trusted:
+        return b"\x01" + _encode_msgpack(_to_typed(value, 0))
     return b"\x02" + _dumps(value, None)
 
 

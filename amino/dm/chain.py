@@ -1,0 +1,92 @@
+"""Composing managers into chains, on the caller's side and on the server's.
+
+Owns the order of components and the fan-out of upcalls. Leaves what they do to the managers.
+Invariants: for ``[A, B, C]`` a call passes client A, B, C, the network, server C, B, A, the object; managers without an
+own ``on_call`` cost nothing; snapshots hold each component's state by its manager's place in the chain.
+Failure behaviour: what a component raises is the outcome of the call or operation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amino.dm.base import ClientBase, Manager, ServerBase, Trait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from amino.contracts.calls import Call, Forward
+    from amino.contracts.component import ClientContext, ServerContext
+
+
+def compose_client(managers: Sequence[Manager], context: ClientContext, innermost: Forward) -> Forward:
+    """Return the first step of the client side: the outermost manager's component, or ``innermost`` itself."""
+    forward = innermost
+    for manager in reversed(managers):
+        component = manager.client(context)
+        if component is not None and type(component).on_call is not ClientBase.on_call:
+            forward = _step(component.on_call, forward)
+    return forward
+
+
+def _step(on_call: Callable[[Call, Forward], Any], forward: Forward) -> Forward:
+    def step(call: Call) -> Any:
+        return on_call(call, forward)
+
+    return step
+
+
+class ComposedServerChain:
+    """Implements ``contracts.component.ServerChain``."""
+
+    __slots__ = ("_components", "_handlers", "passes_through", "restores_state")
+
+    def __init__(self, managers: Sequence[Manager], context: ServerContext) -> None:
+        self._components: list[tuple[str, ServerBase]] = []
+        for position, manager in enumerate(managers):
+            component = manager.server(context)
+            if component is not None:
+                self._components.append((f"{type(manager).__name__}@{position}", component))
+        self._handlers = [each.on_call for _, each in self._components if type(each).on_call is not ServerBase.on_call]
+        self.passes_through = not self._handlers
+        self.restores_state = any(Trait.RESTORES_STATE in manager.provides for manager in managers)
+
+    def __repr__(self) -> str:
+        return f"ComposedServerChain({', '.join(name for name, _ in self._components)})"
+
+    async def call(self, call: Call, innermost: Forward) -> Any:
+        """Pass ``call`` through, the last manager's component first."""
+        forward = innermost
+        for on_call in self._handlers:  # first manager innermost
+            forward = _step(on_call, forward)
+        return await forward(call)
+
+    async def on_create(self) -> None:
+        """Upcall to every component, innermost first."""
+        for _, component in self._components:
+            await component.on_create()
+
+    async def on_destroy(self) -> None:
+        """Upcall to every component, outermost first."""
+        for _, component in reversed(self._components):
+            await component.on_destroy()
+
+    def on_snapshot(self) -> dict[str, Any]:
+        """States of all components that have one, by manager and place."""
+        states = {name: component.on_snapshot() for name, component in self._components}
+        return {name: state for name, state in states.items() if state is not None}
+
+    def on_restore(self, states: dict[str, Any]) -> None:
+        """Hand each component its state, None if it had none."""
+        for name, component in self._components:
+            component.on_restore(states.get(name))
+
+    async def on_start(self) -> None:
+        """Upcall to every component, innermost first."""
+        for _, component in self._components:
+            await component.on_start()
+
+    async def on_stop(self) -> None:
+        """Upcall to every component, outermost first."""
+        for _, component in reversed(self._components):
+            await component.on_stop()

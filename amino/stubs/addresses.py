@@ -1,0 +1,82 @@
+"""Which kernel servers there are, as this process knows.
+
+Owns the address book: seeds, members as last announced, incarnations known to be lost, and which address to ask first.
+Leaves fetching to ``membership``.
+Invariant: an older membership never replaces a newer one.
+Failure behaviour: with no member known, the seeds are tried.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from amino.contracts.services import Membership
+
+_LOST_KEPT = 1024
+
+
+class AddressBook:
+    """Addresses of a cluster's kernel servers. Safe to use from several threads.
+
+    Args:
+        seeds: addresses given by the user.
+        on_lost: called with the address of a member that is gone, once, outside any lock.
+    """
+
+    def __init__(self, seeds: Sequence[str], on_lost: Callable[[str], None]) -> None:
+        self._seeds = tuple(seeds)
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._membership: Membership | None = None
+        self._members: dict[tuple[str, int], str] = {}
+        self._lost: dict[tuple[str, int], None] = {}
+        self._preferred = ""
+
+    def __repr__(self) -> str:
+        return f"AddressBook({len(self._members)} members, {len(self._seeds)} seeds)"
+
+    @property
+    def membership(self) -> Membership | None:
+        """The newest membership seen."""
+        return self._membership
+
+    def update(self, membership: Membership) -> None:
+        """Take over a newer membership."""
+        with self._lock:
+            if self._membership is not None and membership.revision < self._membership.revision:
+                return
+            self._membership = membership
+            members = {(s.record.name, s.incarnation): s.record.address for s in membership.servers}
+            gone = {key: address for key, address in self._members.items() if key not in members}
+            self._members = members
+            for key in gone:
+                self._lost[key] = None
+            while len(self._lost) > _LOST_KEPT:
+                del self._lost[next(iter(self._lost))]
+            alive = set(members.values())
+        for address in gone.values():
+            if address not in alive:
+                self._on_lost(address)
+
+    def is_lost(self, server: str, incarnation: int) -> bool:
+        """Whether this incarnation was a member and is not any more."""
+        return (server, incarnation) in self._lost
+
+    def prefer(self, address: str) -> None:
+        """Ask ``address`` first from now on: it answered."""
+        self._preferred = address
+
+    def candidates(self, avoid: str = "") -> list[str]:
+        """Return the addresses to ask, best first; ``avoid`` comes last."""
+        with self._lock:
+            known = list(dict.fromkeys([*self._members.values()]))
+        if not known:
+            known = list(self._seeds)
+        else:
+            known.extend(seed for seed in self._seeds if seed not in known)
+        known.sort(key=lambda address: (address == avoid, address != self._preferred))
+        return known

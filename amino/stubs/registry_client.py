@@ -1,0 +1,123 @@
+"""Registry operations from any process: which server to ask, and asking the next one when it does not answer.
+
+Owns choosing addresses, repeating operations that are safe to repeat, and time-outs per try. Leaves the operations to the
+OMS. Every registry operation is idempotent (creations by id), so an unknown outcome is repeated too, within the deadline.
+Invariant: nothing is sent after the deadline.
+Failure behaviour: ``ClusterUnavailable`` when no server could be reached; else the last error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amino.aio.mode import on, sleep
+from amino.contracts.services import Registry
+from amino.errors import (
+    AminoError,
+    ClusterUnavailable,
+    CoordinationUnavailable,
+    NotExecuted,
+    NotFound,
+    OutcomeUnknown,
+    SessionLost,
+)
+from amino.rpc.system import call_system
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import msgspec
+
+    from amino.aio.clock import Clock
+    from amino.rpc.port import Transport
+    from amino.stubs.addresses import AddressBook
+
+_TRY_S = 2.0
+_BACKOFF_S = 0.01
+_BACKOFF_MAX_S = 0.25
+_REPEATABLE = (NotExecuted, OutcomeUnknown, CoordinationUnavailable, SessionLost)
+
+
+class RegistryClient:
+    """Calls the registry at whatever server answers.
+
+    Args:
+        local: this process's own registry with the loop it lives on; asked instead of the network.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        addresses: AddressBook,
+        clock: Clock,
+        local: tuple[Registry, asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        self._transport = transport
+        self._addresses = addresses
+        self._clock = clock
+        self._local = local
+
+    async def call(self, method: str, request: msgspec.Struct, *, timeout_s: float, avoid: str = "") -> Any:
+        """Run ``method`` of the registry; from loops and threads.
+
+        Args:
+            timeout_s: seconds for all tries together.
+            avoid: an address to ask last.
+
+        Raises:
+            AminoError: the operation's own error, or why no server could answer.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        backoff_s = _BACKOFF_S
+        problem: AminoError | None = None
+        while True:
+            for address in (
+                ["", *self._addresses.candidates(avoid)] if self._local else self._addresses.candidates(avoid)
+            ):
+                remaining = deadline - self._clock.monotonic()
+                if remaining <= 0:
+                    break
+                try:
+                    answer = await self._try(address, method, request, remaining)
+                except NotFound:
+                    if method == "delete" and isinstance(problem, OutcomeUnknown):
+                        raise NotFound("it is gone; an earlier try of this deletion had done it") from problem
+                    raise
+                except _REPEATABLE as error:
+                    problem = error
+                    if error.details.get("reason") in {"unreachable", "deadline"} or isinstance(error, OutcomeUnknown):
+                        continue
+                    break
+                if address:
+                    self._addresses.prefer(address)
+                return answer
+            remaining = deadline - self._clock.monotonic()
+            if remaining <= backoff_s:
+                raise self._final(method, problem, timeout_s)
+            await sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+
+    async def _try(self, address: str, method: str, request: msgspec.Struct, remaining: float) -> Any:
+        if not address:
+            assert self._local is not None
+            registry, loop = self._local
+            return await on(loop, getattr(registry, method)(request), remaining)
+        own = getattr(request, "timeout_s", 0.0) or getattr(request, "wait_s", 0.0)
+        return await call_system(
+            self._transport,
+            address,
+            "registry",
+            Registry,
+            method,
+            request,
+            timeout_s=min(remaining, own + _TRY_S),
+        )
+
+    def _final(self, method: str, problem: AminoError | None, timeout_s: float) -> AminoError:
+        if problem is None or problem.details.get("reason") == "unreachable":
+            tried = ", ".join(self._addresses.candidates())
+            return ClusterUnavailable(
+                f"{method}: no kernel server of the cluster answered within {timeout_s:.1f} s (tried {tried}); "
+                "check the addresses and that the servers run"
+            )
+        return problem

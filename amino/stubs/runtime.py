@@ -1,0 +1,461 @@
+"""The runtime of a process that calls microservices: finding, sending, retrying what certainly did not run.
+
+Owns the way of a call below the managers' client components: location, encoding, one attempt after the other for
+``NotExecuted``, request ids, deadlines. Leaves repeating unknown outcomes to deployment managers, and registry operations to
+``registry_client``.
+Invariants: nothing is sent after the deadline; only calls that certainly did not run are repeated here; a request id is
+settled exactly once.
+Failure behaviour: at the deadline the last reason is raised: ``NotExecuted``, or ``OutcomeUnknown`` once any attempt was.
+"""
+
+from __future__ import annotations
+
+import random
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amino import limits
+from amino.aio.mode import sleep
+from amino.contracts.calls import CURRENT, Call, CallHead, Raised, RequestId, encode_call_head
+from amino.contracts.documents import DmSpec
+from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
+from amino.errors import AminoError, NotExecuted, OutcomeUnknown, Overloaded
+from amino.stubs.stub import DynamicStub, stub_class
+from amino.stubs.target import Target
+from amino.wire import codec
+from amino.wire.codec import Reference
+from amino.wire.frames import FrameKind, Status, decode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from amino.aio.clock import Clock
+    from amino.contracts.calls import Forward
+    from amino.rpc.port import Transport
+    from amino.stubs.addresses import AddressBook
+    from amino.stubs.registry_client import RegistryClient
+    from amino.telemetry.trace import Telemetry
+
+_BACKOFF_S = 0.005
+_BACKOFF_MAX_S = 0.25
+_LOCATE_WAIT_S = 0.5
+_CONNECT_S = 2.0
+
+DEADLINE: ContextVar[float | None] = ContextVar("amino_deadline_s", default=None)
+"""Seconds that a call from this context may take, set by ``amino.deadline``."""
+
+
+class Local(Protocol):
+    """The kernel server this runtime is part of, for co-located calls."""
+
+    @property
+    def server(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def incarnation(self) -> int:
+        """Its incarnation."""
+        ...
+
+    async def serve_local(self, call: Call, epoch: int) -> tuple[int, bytes, Sequence[Any]]:
+        """Run a call; arguments are copies already."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether its session is valid: while not, no nested call is sent."""
+        ...
+
+
+class ClassCode(Protocol):
+    """How servers can have a class: by import path, or by a bundle too."""
+
+    @property
+    def path(self) -> str:
+        """``module:QualifiedName``."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the bundle; empty when the path is enough."""
+        ...
+
+    @property
+    def content(self) -> bytes | None:
+        """The bundle."""
+        ...
+
+
+class ClientWorld:
+    """What a client component sees of the world (``contracts.component.ClientContext``)."""
+
+    def __init__(self, runtime: Runtime, target: Target) -> None:
+        self._runtime = runtime
+        self._target = target
+        self.microservice = target.microservice
+        self.clock = runtime.clock
+        self.random = runtime.random
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait in the way that fits the caller."""
+        await sleep(seconds)
+
+
+class Runtime:
+    """Calls microservices, from event loops and threads alike.
+
+    Args:
+        client_id: of this process; new after fork.
+        describe_class: tells how servers can have a class.
+        compose: builds the client side of a chain: (managers, world, innermost) -> first forward.
+        local: the kernel server this runtime is part of, if any.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        transport: Transport,
+        addresses: AddressBook,
+        registry: RegistryClient,
+        compose: Callable[[Sequence[DmSpec], ClientWorld, Forward], Forward],
+        describe_class: Callable[[type], ClassCode],
+        clock: Clock,
+        telemetry: Telemetry,
+        local: Local | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.client_id = client_id
+        self.transport = transport
+        self.addresses = addresses
+        self.registry = registry
+        self.describe_class = describe_class
+        self.clock = clock
+        self.telemetry = telemetry
+        self.random = random.Random(seed)
+        self.cluster: Any = None
+        self._compose = compose
+        self._local = local
+        self._targets: dict[str, Target] = {}
+        self._trusted: dict[str, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"Runtime({self.client_id}, {len(self._targets)} targets)"
+
+    # --- targets and stubs -----------------------------------------------------------------------------------------
+
+    def target(self, microservice: str, name: str = "") -> Target:
+        """Return what is remembered of a microservice."""
+        target = self._targets.get(microservice)
+        if target is None:
+            target = self._targets.setdefault(microservice, Target(microservice, name))
+        return target
+
+    def forget(self, microservice: str) -> None:
+        """Drop what is remembered; a later call looks it up afresh."""
+        target = self._targets.pop(microservice, None)
+        if target is not None:
+            target.location = None
+
+    def bind(self, reference: Reference) -> Any:
+        """Return a stub for a ref that came in a value."""
+        target = self.target(reference.microservice, reference.name)
+        return self.stub(target, None, reference.cls)
+
+    def stub(self, target: Target, cls: type | None, path: str = "") -> Any:
+        """Return a stub, typed if the class is known here."""
+        found = cls if cls is not None else _loaded_class(path)
+        if found is None:
+            return DynamicStub(self, target, path)
+        return stub_class(found)(self, target, path or f"{found.__module__}:{found.__qualname__}")
+
+    def known_methods(self, target: Target) -> dict[str, int] | None:
+        """Return a microservice's methods if its location is cached."""
+        return target.location.methods if target.location is not None else None
+
+    async def methods(self, target: Target) -> dict[str, int]:
+        """Return a microservice's public methods."""
+        if target.location is None:
+            await self._locate(target, "/", self.clock.monotonic() + limits.DEADLINE_S_DEFAULT)
+        assert target.location is not None
+        return target.location.methods
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    async def invoke(
+        self, target: Target, method: str, flags: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call ``method`` and return its result, or raise what it raised.
+
+        Raises:
+            AminoError: about the call itself. Cancellation abandons the wait; the call may still run.
+        """
+        timeout_s = DEADLINE.get()
+        deadline = self.clock.monotonic() + (limits.DEADLINE_S_DEFAULT if timeout_s is None else timeout_s)
+        current = CURRENT.get()
+        if current is None or current.runtime is not self:
+            sequence, floor = target.begin()
+            request = RequestId(self.client_id, target.microservice, sequence)
+            traceparent = None
+        else:
+            sequence = 0
+            outer = current.request
+            request = RequestId(outer.client, outer.microservice, outer.sequence, (*outer.path, current.next_nested()))
+            floor = current.floor
+            deadline = min(deadline, current.deadline)
+            traceparent = current.traceparent
+        call = Call(target.microservice, method, args, kwargs, flags, request, deadline, floor, traceparent=traceparent)
+        try:
+            forward = target.forward
+            if forward is None:
+                forward = await self._compose_for(target, deadline)
+            if self.telemetry.tracing:
+                return await self._traced(forward, call)
+            return await forward(call)
+        except Raised as raised:
+            raise raised.error from None
+        finally:
+            if sequence:
+                target.settle(sequence)
+
+    async def _traced(self, forward: Forward, call: Call) -> Any:
+        with self.telemetry.span(
+            f"call {call.method}",
+            kind="client",
+            parent=call.traceparent,
+            attributes={"amino.microservice": call.microservice, "amino.method": call.method},
+        ) as span:
+            call.traceparent = self.telemetry.traceparent()
+            try:
+                return await forward(call)
+            except Raised as raised:
+                span.error(raised.error)
+                raise
+
+    async def _compose_for(self, target: Target, deadline: float) -> Forward:
+        if target.location is None:
+            await self._locate(target, "/", deadline)
+        location = target.location
+        assert location is not None
+        innermost = _Sender(self, target).send
+        target.forward = self._compose(location.spec.dms, ClientWorld(self, target), innermost)
+        return target.forward
+
+    async def attempt(self, target: Target, call: Call) -> Any:
+        """Send ``call`` once to wherever its microservice is believed to be.
+
+        Raises:
+            NotExecuted, OutcomeUnknown, Raised, or what the server says of the call.
+        """
+        found = target.where(call.path)
+        if found is None:
+            await self._locate(target, call.path, call.deadline)
+            found = target.where(call.path)
+            if found is None:
+                raise NotExecuted(f"{target.microservice} has no group {call.path}; look it up again", reason="moved")
+        group, replica = found
+        remaining = call.deadline - self.clock.monotonic()
+        if remaining <= 0:
+            raise NotExecuted(f"the deadline of {call.method} passed before it was sent", reason="deadline")
+        local = self._local
+        if local is not None:
+            if not local.valid():
+                raise NotExecuted(f"{local.server} cannot prove its session and sends no calls", reason="not-ready")
+            if replica.server == local.server and replica.incarnation == local.incarnation:
+                return await self._attempt_local(local, call, group.epoch)
+        if self.addresses.is_lost(replica.server, replica.incarnation):
+            raise NotExecuted(f"{replica.server} is lost; a successor is being placed", reason="unreachable")
+        return await self._attempt_remote(call, group.epoch, replica, remaining)
+
+    async def _attempt_remote(self, call: Call, epoch: int, replica: ReplicaLocation, remaining: float) -> Any:
+        address = replica.address
+        trusted = self._trusted.get(address)
+        if trusted is None:
+            trusted = self._trusted[address] = (await self.transport.peer(address, timeout_s=remaining)).trusted
+        if call.encoded is None:
+            call.encoded = codec.encode_arguments(call.args, call.kwargs, trusted=trusted)
+        number, segments = call.encoded
+        now = self.clock.monotonic()
+        if not call.first_sent:
+            call.first_sent = now
+        request = call.request
+        head = encode_call_head(
+            CallHead(
+                call.microservice,
+                call.path,
+                epoch,
+                call.method,
+                request.client,
+                request.microservice,
+                request.sequence,
+                request.path,
+                call.floor,
+                call.attempt,
+                now - call.first_sent,
+                call.deadline - now,
+                number,
+                call.traceparent,
+                call.headers,
+            )
+        )
+        try:
+            reply = await self.transport.request(address, FrameKind.CALL, head, segments, timeout_s=call.deadline - now)
+        except OutcomeUnknown:
+            call.attempt += 1
+            raise
+        return self._result(reply.status, reply.head, reply.segments, trusted=trusted)
+
+    async def _attempt_local(self, local: Local, call: Call, epoch: int) -> Any:
+        number, segments = codec.encode_arguments(call.args, call.kwargs, trusted=True)
+        args, kwargs = codec.decode_arguments(number, segments, trusted=True, binding=self)
+        now = self.clock.monotonic()
+        if not call.first_sent:
+            call.first_sent = now
+        copy = Call(
+            call.microservice,
+            call.method,
+            args,
+            kwargs,
+            call.flags,
+            call.request,
+            call.deadline,
+            call.floor,
+            call.attempt,
+            path=call.path,
+            headers=call.headers,
+            traceparent=call.traceparent,
+            age_s=now - call.first_sent,
+            digest=codec.digest(call.method, segments),
+        )
+        try:
+            status, head, answer = await local.serve_local(copy, epoch)
+        except OutcomeUnknown:
+            call.attempt += 1
+            raise
+        return self._result(status, head, answer, trusted=True)
+
+    def _result(self, status: int, head: Any, segments: Sequence[Any], *, trusted: bool) -> Any:
+        if status == Status.OK:
+            return codec.decode(head[0], segments, trusted=trusted, binding=self)
+        if status == Status.APPLICATION_ERROR:
+            raise Raised(codec.decode_exception(head, segments, trusted=trusted, binding=self))
+        raise decode_error(bytes(head))
+
+    async def trusted(self) -> bool:
+        """Whether the cluster's servers may unpickle what this process sends (same host, or mutual TLS)."""
+        if self._local is not None:
+            return True
+        problem: AminoError | None = None
+        for address in self.addresses.candidates():
+            try:
+                return (await self.transport.peer(address, timeout_s=_CONNECT_S)).trusted
+            except NotExecuted as error:
+                problem = error
+        raise problem or NotExecuted("no server of the cluster is known", reason="unreachable")
+
+    # --- locations -------------------------------------------------------------------------------------------------
+
+    def learn(self, location: Location) -> Target:
+        """Take over a location that an answer carried."""
+        target = self.target(location.microservice, location.spec.name)
+        if target.location is not None and target.location.spec.dms != location.spec.dms:
+            target.forward = None
+        target.location = location
+        target.stale = None
+        return target
+
+    async def _locate(self, target: Target, path: str, deadline: float) -> None:
+        stale: dict[str, int] = {}
+        incarnation: tuple[str, int] | None = None
+        avoid = ""
+        if target.stale is not None:
+            server, number, avoid, epoch = target.stale
+            stale[path] = epoch
+            incarnation = (server, number)
+        remaining = deadline - self.clock.monotonic()
+        if remaining <= 0:
+            raise NotExecuted(f"{target.microservice} was not found before the deadline", reason="deadline")
+        location = await self.registry.call(
+            "locate",
+            LocateRequest(
+                microservice=target.microservice,
+                stale=stale,
+                stale_incarnation=incarnation,
+                wait_s=min(_LOCATE_WAIT_S, remaining) if stale else 0.0,
+            ),
+            timeout_s=remaining,
+            avoid=avoid,
+        )
+        self.learn(location)
+
+    def is_stale(self, target: Target, path: str, error: NotExecuted) -> bool:
+        """Update what is remembered after ``error``; returns whether a new location was at hand in it."""
+        found = target.where(path)
+        details = error.details
+        if found is not None and "address" in details and target.location is not None:
+            group, replica = found
+            moved = ReplicaLocation(
+                str(details["replica"]), str(details["server"]), int(details["incarnation"]), str(details["address"])
+            )
+            if int(details["epoch"]) > group.epoch:
+                groups = {**target.location.groups, path: GroupLocation(int(details["epoch"]), (moved,), group.primary)}
+                location = target.location
+                target.location = Location(location.microservice, location.spec, groups, location.methods)
+                return True
+        if found is not None and error.reason not in {"overloaded", "deadline", "moving", "not-ready"}:
+            group, replica = found
+            target.stale = (replica.server, replica.incarnation, replica.address, group.epoch)
+            target.location = None
+            self._trusted.pop(replica.address, None)
+        return False
+
+
+class _Sender:
+    """The innermost step of a client chain: repeats what certainly did not run, within the deadline."""
+
+    __slots__ = ("_runtime", "_target")
+
+    def __init__(self, runtime: Runtime, target: Target) -> None:
+        self._runtime = runtime
+        self._target = target
+
+    async def send(self, call: Call) -> Any:
+        runtime, target = self._runtime, self._target
+        backoff_s = _BACKOFF_S
+        while True:
+            try:
+                return await runtime.attempt(target, call)
+            except NotExecuted as error:
+                if call.attempt and error.reason == "deadline":
+                    raise OutcomeUnknown(f"{call.method} was sent before, and {error}") from error
+                at_hand = runtime.is_stale(target, call.path, error)
+                remaining = call.deadline - runtime.clock.monotonic()
+                if remaining <= backoff_s or error.reason == "deadline":
+                    raise _final(call, error) from None
+                if not at_hand:
+                    await sleep(backoff_s * (0.5 + runtime.random.random()))
+                    backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+            except OutcomeUnknown:
+                found = target.where(call.path)
+                if found is not None and runtime.addresses.is_lost(found[1].server, found[1].incarnation):
+                    target.stale = (found[1].server, found[1].incarnation, found[1].address, found[0].epoch)
+                    target.location = None
+                raise
+
+
+def _final(call: Call, error: NotExecuted) -> AminoError:
+    if call.attempt:
+        return OutcomeUnknown(f"{call.method} was sent {call.attempt} times with unknown outcome, and then {error}")
+    if isinstance(error, Overloaded):
+        return error
+    return NotExecuted(f"{call.method} did not run before its deadline: {error}", reason=error.reason)
+
+
+def _loaded_class(path: str) -> type | None:
+    import sys
+
+    module, _, qualname = path.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) else None
