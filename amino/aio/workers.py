@@ -66,7 +66,7 @@ class Workers:
         while True:
             try:
                 job()
-            except BaseException:  # a thread must outlive any job; the job reports its own errors
+            except BaseException:  # noqa: BLE001 - a thread must outlive any job; the job reports its own errors
                 _log.exception("a worker job raised")
             with self._lock:
                 if self._closed:
