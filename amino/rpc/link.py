@@ -14,7 +14,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from amino.wire.frames import JOIN_BYTES_MAX, FrameKind, FrameParser, encode_frame
+from amino.wire.frames import FrameKind, FrameParser, encode_frame
 
 if TYPE_CHECKING:
     from amino.rpc.limits import LinkLimits
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PING = encode_frame(FrameKind.PING, 0, 0, b"")
 _PONG = encode_frame(FrameKind.PONG, 0, 0, b"")
+_GATHER_BYTES_MAX = 64 * 1024
+"""Frames sent in one go are gathered up to this size, then written: more would only delay and hide congestion."""
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class LinkProtocol(asyncio.Protocol):
         self._parser = parser
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[Buffer] = []
+        self._gathered = 0
         self._corked = False
         self._congested = False
         self._discarding = False
@@ -146,6 +149,9 @@ class LinkProtocol(asyncio.Protocol):
         self._counters.frames_out += 1
         if self._corked:
             self._outgoing += parts
+            self._gathered += sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+            if self._gathered > _GATHER_BYTES_MAX:
+                self._flush()
             return
         self._write(transport, parts)
 
@@ -155,9 +161,14 @@ class LinkProtocol(asyncio.Protocol):
 
     def _uncork(self) -> None:
         self._corked = False
+        if self._outgoing:
+            self._flush()
+
+    def _flush(self) -> None:
         outgoing = self._outgoing
-        if outgoing and self._transport is not None and not self._closed:
-            self._outgoing = []
+        self._outgoing = []
+        self._gathered = 0
+        if self._transport is not None and not self._closed:
             self._write(self._transport, outgoing)
 
     def _write(self, transport: asyncio.Transport, parts: list[Buffer]) -> None:
@@ -168,7 +179,7 @@ class LinkProtocol(asyncio.Protocol):
         else:
             total = sum(map(len, parts))
             self._counters.bytes_out += total
-            if total <= 4 * JOIN_BYTES_MAX:
+            if total <= _GATHER_BYTES_MAX:
                 transport.write(b"".join(parts))
             else:
                 transport.writelines(parts)

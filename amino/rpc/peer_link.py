@@ -89,6 +89,7 @@ class PeerLink(LinkProtocol):
         self._pinged = True
         self._in_flight = 0
         self._hello_timer: asyncio.TimerHandle | None = None
+        self._backlog: list[Frame] = []
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -121,9 +122,20 @@ class PeerLink(LinkProtocol):
             self._shake_hands(frames.pop(0)[3])
             if self._peer is None:
                 return False
+        if self._backlog:
+            self._backlog += frames
+        else:
+            self._serve(frames)
+        return False
+
+    def _serve(self, frames: list[Frame]) -> None:
+        """Act on frames, until so much is unsent that the rest must wait for the peer to read."""
         handler = self.listener.handler
         in_flight_max = self._limits.in_flight_max
-        for kind, _, correlation, head, segments in frames:
+        for n, (kind, _, correlation, head, segments) in enumerate(frames):
+            if self._congested:
+                self._backlog = frames[n:]
+                return
             if kind in _REQUESTS:
                 if self._in_flight >= in_flight_max:
                     self._overload(correlation)
@@ -136,7 +148,6 @@ class PeerLink(LinkProtocol):
                     self._bug(inbound, problem)
             else:
                 self._answer_ping(kind)
-        return False
 
     def _shake_hands(self, head: bytes) -> None:
         listener = self.listener
@@ -228,8 +239,15 @@ class PeerLink(LinkProtocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on reading."""
+        """Serve what waited, then go on reading."""
         super().resume_writing()
+        backlog, self._backlog = self._backlog, []
+        if backlog:
+            self._cork()
+            self._serve(backlog)
+            self._uncork()
+        if self._congested:
+            return
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -254,6 +272,7 @@ class PeerLink(LinkProtocol):
 
     def _on_lost(self) -> None:
         self.listener.forget(self)
+        self._backlog = []
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         callbacks, self._callbacks = self._callbacks, []

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -23,6 +23,7 @@ from amino.rpc.peer_link import PeerListener
 from amino.rpc.peer_transport import PeerTransport
 from amino.rpc.port import Handler, Inbound, Reply
 
+T = TypeVar("T")
 CALL = 4
 LIMITS = LinkLimits(
     frame_bytes_max=2 * 1024 * 1024,
@@ -129,6 +130,11 @@ class World:
                 transport = BlockingCaller(transport)
         self._open.append(transport)
         return transport
+
+    def closing(self, one: T) -> T:
+        """Close ``one`` when the test ends, however it ends."""
+        self._open.append(one)
+        return one
 
     async def nobody(self) -> str:
         """Return an address where nobody listens."""
