@@ -52,6 +52,7 @@ class Keys:
         self.groups_prefix = f"{self.root}groups/"
         self.checkpoints_prefix = f"{self.root}checkpoints/"
         self.decisions_prefix = f"{self.root}decisions/"
+        self.applications_prefix = f"{self.root}applications/"
         self.code_prefix = f"{self.root}code/"
         self.events_prefix = f"{self.root}events/"
         self.locks_prefix = f"{self.root}locks/"
@@ -109,6 +110,10 @@ class Keys:
     def decision(self, transaction: str) -> str:
         """Return the write-once outcome of a two-phase commit."""
         return self.decisions_prefix + _name(transaction)
+
+    def application(self, name: str) -> str:
+        """Return the key of an application's definition."""
+        return self.applications_prefix + _name(name)
 
     def code(self, sha256: str) -> str:
         """Return the key of a code bundle."""

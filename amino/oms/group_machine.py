@@ -3,7 +3,8 @@
 Owns the life cycle of a microservice's group: creating, active, moving, recovering, lost, quarantined, deleting.
 Leaves doing it to ``leader`` and choosing servers to ``placement``.
 Invariants: from any document that can be stored, the next step leads on, so a successor continues whatever a dead
-leader began; an epoch grows with every placement, abort and change of home; nothing is placed anew while its server lives.
+leader began; an epoch grows with every placement, abort and change of home; nothing is placed anew while its server
+lives.
 Failure behaviour: none; what cannot go on now is a ``Wait`` with its reason.
 """
 
@@ -77,11 +78,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write ``document``; if ``lost`` is given the write must prove that its server is gone."""
+    """Write ``document``; if ``lost`` is given the write must prove that its server is gone.
+
+    ``orphan``: it must also prove that the microservice's record does not exist.
+    """
 
     document: GroupDocument
     lost: ReplicaDocument | None
     why: str
+    orphan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,10 @@ Step = Done | Wait | Place | Write | Instantiate | Retire | Destroy
 
 def next_step(document: GroupDocument, view: View) -> Step:
     """Return what is to be done next; ``Done`` when the document describes reality and nothing is under way."""
-    if document.phase == Phase.DELETING or not view.record:
+    if document.phase == Phase.DELETING:
         return Destroy(tuple(replica for replica in everywhere(document) if view.lives(replica)))
+    if not view.record:
+        return Write(deleting(document), None, "nobody's group", orphan=True)
     if document.phase in (Phase.LOST, Phase.QUARANTINED):
         return _tidy(document, view)
     if not document.replicas:

@@ -1,0 +1,132 @@
+"""Commands to the kernels of other servers, ended early when their server is lost.
+
+Owns time-outs, addresses, and the proof that a lost incarnation is dead (tombstone, else a try to fence it). Leaves what
+to command to ``leader``.
+Invariants: no command outlives the news that its server is gone, or that its microservice is to be deleted; a lost
+incarnation is asked to stop at most once by this server.
+Failure behaviour: ``TimeoutError`` when time ran out or the server was lost; errors of the kernel pass through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from amino.aio.tasks import TaskOwner
+from amino.contracts.documents import ReplicaDocument, Tombstone, decode
+from amino.contracts.services import FenceRequest, Kernel, KernelCaller
+from amino.coordination.keys import Keys
+from amino.coordination.store import Store
+from amino.errors import AminoError, NotExecuted
+from amino.oms.directory import Directory, Host
+
+FENCE_TIMEOUT_S = 0.2
+PROOFS_MAX = 1024
+
+
+class Commands:
+    """How a slot leader reaches kernels.
+
+    Args:
+        store: for tombstones.
+        kernels: the transport.
+    """
+
+    def __init__(self, store: Store, keys: Keys, directory: Directory, kernels: KernelCaller) -> None:
+        self._store = store
+        self._keys = keys
+        self._directory = directory
+        self._kernels = kernels
+        self._scopes: dict[str | Host, set[asyncio.Timeout]] = {}
+        self._proofs: OrderedDict[Host, asyncio.Task[Tombstone | None]] = OrderedDict()
+        self._tasks = TaskOwner("commands")
+        directory.on_loss(self._lost)
+
+    def __repr__(self) -> str:
+        return f"Commands({sum(map(len, self._scopes.values()))} running)"
+
+    async def aclose(self) -> None:
+        """End what is under way. Idempotent."""
+        await self._tasks.aclose()
+
+    @asynccontextmanager
+    async def to(self, ms_id: str, replica: ReplicaDocument, timeout_s: float) -> AsyncIterator[Kernel]:
+        """Yield the kernel that has (or is to have) ``replica``, for at most ``timeout_s`` seconds.
+
+        Raises:
+            NotExecuted: its server is not there (any more).
+            TimeoutError: time ran out, the server was lost meanwhile, or ``interrupt`` was called.
+        """
+        server = self._directory.server(replica.server)
+        if server is None or server.incarnation != replica.incarnation:
+            raise NotExecuted(f"server {replica.server}@{replica.incarnation} is gone", reason="unreachable")
+        host = (replica.server, replica.incarnation)
+        async with asyncio.timeout(timeout_s) as scope:
+            for topic in (ms_id, host):
+                self._scopes.setdefault(topic, set()).add(scope)
+            try:
+                yield self._kernels.at(server.record.address)
+            finally:
+                for topic in (ms_id, host):
+                    running = self._scopes[topic]
+                    running.discard(scope)
+                    if not running:
+                        del self._scopes[topic]
+
+    def interrupt(self, matches: Callable[[str], bool]) -> None:
+        """End commands about microservices for which ``matches(id)`` holds, with ``TimeoutError``."""
+        for topic in [topic for topic in self._scopes if isinstance(topic, str) and matches(topic)]:
+            self._end(topic)
+
+    def _lost(self, name: str, incarnation: int) -> None:
+        self._end((name, incarnation))
+
+    def _end(self, topic: str | Host) -> None:
+        for scope in self._scopes.get(topic, ()):
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())
+
+    async def proof(self, name: str, incarnation: int) -> Tombstone | None:
+        """Return the tombstone of a lost incarnation; if there is none, first try to make it stop.
+
+        Raises:
+            CoordinationUnavailable: etcd did not say.
+        """
+        host = (name, incarnation)
+        task = self._proofs.get(host)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._proofs[host] = self._tasks.spawn(self._prove(name, incarnation), f"proof {name}")
+            task.add_done_callback(_seen)
+            while len(self._proofs) > PROOFS_MAX:
+                self._proofs.popitem(last=False)
+        return await asyncio.shield(task)
+
+    def tombstones(self) -> dict[Host, Tombstone]:
+        """Return the tombstones read so far."""
+        return {
+            host: tombstone
+            for host, task in self._proofs.items()
+            if task.done() and not task.cancelled() and task.exception() is None
+            for tombstone in [task.result()]
+            if tombstone is not None
+        }
+
+    async def _prove(self, name: str, incarnation: int) -> Tombstone | None:
+        key = self._keys.tombstone(name, incarnation)
+        record = await self._store.get(key)
+        if record is not None:
+            return decode(record.value, Tombstone, key)
+        departed = self._directory.departed.get((name, incarnation))
+        if departed is not None:
+            with contextlib.suppress(AminoError, TimeoutError, OSError):
+                async with asyncio.timeout(FENCE_TIMEOUT_S):
+                    await self._kernels.at(departed.address).fence(FenceRequest(incarnation))
+        return None
+
+
+def _seen(task: asyncio.Task[Tombstone | None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever awaits it gets it too

@@ -1,0 +1,106 @@
+"""The bounded history of what happened, for people.
+
+Owns writing, trimming and reading ``events/``. Leaves deciding what is worth an event to whoever adds it.
+Invariants: adding never waits and never fails an operation; about ``EVENTS_MAX`` entries are kept.
+Failure behaviour: while etcd is away, or when too much happens at once, the oldest waiting events are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from amino.aio.clock import Clock
+from amino.aio.tasks import TaskOwner
+from amino.contracts.documents import EventRecord, decode, encode
+from amino.contracts.services import EventInfo
+from amino.coordination.keys import Keys
+from amino.coordination.store import Delete, Put, Store, absent
+from amino.errors import AminoError, Invalid
+
+_log = logging.getLogger("amino.oms")
+EVENTS_MAX = 1000
+WAITING_MAX = 256
+BATCH_MAX = 64
+GATHER_S = 0.05
+
+
+class EventLog:
+    """Writes events in the background.
+
+    Args:
+        clock: wall clock for display and for the order of events of different servers.
+    """
+
+    def __init__(self, store: Store, keys: Keys, clock: Clock) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._waiting: deque[EventRecord] = deque(maxlen=WAITING_MAX)
+        self._tasks = TaskOwner("events")
+        self._writing = False
+        self._closed = False
+        self._last = 0
+
+    def __repr__(self) -> str:
+        return f"EventLog({len(self._waiting)} waiting)"
+
+    def add(self, kind: str, microservice: str = "", server: str = "", text: str = "") -> None:
+        """Note that something happened. Never waits; on the loop."""
+        if self._closed:
+            return
+        self._waiting.append(EventRecord(kind, self._clock.wall(), microservice, server, text[:500]))
+        if not self._writing:
+            self._writing = True
+            self._tasks.spawn(self._write(), "write")
+
+    async def newest(self) -> tuple[EventInfo, ...]:
+        """Return the history, newest last."""
+        records, _ = await self._store.list(self._keys.events_prefix)
+        events = []
+        for record in records:
+            try:
+                event = decode(record.value, EventRecord, record.key)
+            except Invalid as error:
+                _log.warning("%s", error)
+                continue
+            events.append(
+                EventInfo(record.create_revision, event.kind, event.at, event.microservice, event.server, event.text)
+            )
+        return tuple(sorted(events, key=lambda event: (event.revision, event.at)))
+
+    async def trim(self) -> int:
+        """Remove the oldest beyond ``EVENTS_MAX``; returns how many. One server does it now and then."""
+        records, _ = await self._store.list(self._keys.events_prefix)
+        surplus = [record.key for record in records[: max(0, len(records) - EVENTS_MAX)]]
+        for start in range(0, len(surplus), BATCH_MAX):
+            await self._store.txn([], [Delete(key) for key in surplus[start : start + BATCH_MAX]])
+        return len(surplus)
+
+    async def aclose(self) -> None:
+        """Drop what is waiting. Idempotent."""
+        self._closed = True
+        await self._tasks.aclose()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(GATHER_S)
+                batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+                try:
+                    await self._put(batch)
+                except AminoError as error:
+                    _log.warning("%d events were not written: %s", len(batch), error)
+        finally:
+            self._writing = False
+
+    async def _put(self, batch: list[EventRecord]) -> None:
+        while True:
+            first = max(self._last + 1, int(batch[0].at * 1e6))
+            self._last = first + len(batch) - 1
+            keys = [self._keys.event(first + index) for index in range(len(batch))]
+            puts = [Put(key, encode(event)) for key, event in zip(keys, batch, strict=True)]
+            if (await self._store.txn([absent(key) for key in keys], puts)).succeeded:
+                return
+            self._last += BATCH_MAX  # another server used these numbers at the same microsecond

@@ -1,0 +1,140 @@
+"""Where a microservice is: answers from what this server has in memory, waiting for news when asked to.
+
+Owns turning documents into locations, names into ids, and the wait for something newer. Leaves changing anything to slot
+leaders.
+Invariants: only confirmed replicas on live incarnations are named; a state that cannot be called raises why.
+Failure behaviour: ``NotFound``, ``StateLost``, ``Quarantined`` with the remedy; ``NotExecuted`` (not ready) while nothing
+serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+
+from amino.aio.clock import Clock
+from amino.contracts.documents import GroupDocument, MicroserviceRecord, Phase
+from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
+from amino.errors import Invalid, NotExecuted, NotFound, Quarantined, StateLost
+from amino.ids import ROOT
+from amino.oms.directory import Directory, Found
+from amino.oms.records import Records
+from amino.oms.writes import Writes
+
+NAMES_MAX = 4096
+
+
+class Locator:
+    """Finds microservices.
+
+    Args:
+        writes: for reading what the watch has not reported yet.
+    """
+
+    def __init__(self, directory: Directory, records: Records, writes: Writes, clock: Clock) -> None:
+        self._directory = directory
+        self._records = records
+        self._writes = writes
+        self._clock = clock
+        self._names: OrderedDict[str, str] = OrderedDict()
+
+    async def locate(self, request: LocateRequest) -> Location:
+        """See ``Registry.locate``."""
+        ms_id = request.microservice or await self.id_of(request.name)
+        if not request.microservice and self._directory.group(ms_id) is None:
+            self._names.pop(request.name, None)
+            ms_id = await self.id_of(request.name)
+        until = self._clock.monotonic() + request.wait_s
+        topics = [ms_id, "members"]
+        while True:
+            with self._directory.pulse(*topics) as changed:
+                found = self._directory.group(ms_id) or await self._writes.read(ms_id)
+                record = await self._records.get(ms_id) if found is not None else None
+                if found is None or record is None or found.document.phase == Phase.DELETING:
+                    self._names.pop(request.name, None)
+                    raise NotFound(f"there is no microservice {request.name or ms_id}", microservice=ms_id)
+                raise_for(ms_id, found.document)
+                remaining_s = until - self._clock.monotonic()
+                serves = self.serves(found.document)
+                if serves and (remaining_s <= 0 or not self._is_stale(request, found.document)):
+                    return self.location(ms_id, record, found)
+                if remaining_s <= 0:
+                    raise NotExecuted(
+                        f"microservice {request.name or ms_id} is being placed; ask again in a moment",
+                        reason="not-ready",
+                        microservice=ms_id,
+                    )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(remaining_s):
+                        await changed.wait()
+
+    async def id_of(self, name: str) -> str:
+        """Return the id that has ``name``.
+
+        Raises:
+            NotFound: nobody has it. Invalid: it is empty.
+        """
+        if not name:
+            raise Invalid("neither a microservice id nor a name was given; give one of them")
+        known = self._names.get(name)
+        if known is not None:
+            self._names.move_to_end(name)
+            return known
+        ms_id = await self._records.id_of(name)
+        if ms_id is None:
+            raise NotFound(f"no microservice is named {name!r}; list them with `amino get microservices`", name=name)
+        self._names[name] = ms_id
+        while len(self._names) > NAMES_MAX:
+            self._names.popitem(last=False)
+        return ms_id
+
+    def serves(self, document: GroupDocument) -> bool:
+        """Return whether some replica is confirmed on a live incarnation."""
+        return any(
+            replica.confirmed and self._directory.lives(replica.server, replica.incarnation)
+            for replica in document.replicas
+        )
+
+    def location(self, ms_id: str, record: MicroserviceRecord, found: Found, *, created: bool = False) -> Location:
+        """Return the location that ``found`` describes; raises if it cannot be called."""
+        document = found.document
+        raise_for(ms_id, document)
+        replicas = []
+        for replica in document.replicas:
+            server = self._directory.server(replica.server)
+            if replica.confirmed and server is not None and server.incarnation == replica.incarnation:
+                address = server.record.address
+                replicas.append(ReplicaLocation(replica.id, replica.server, replica.incarnation, address))
+        return Location(
+            microservice=ms_id,
+            spec=record.spec,
+            groups={ROOT: GroupLocation(document.epoch, tuple(replicas), document.primary)},
+            methods=document.methods,
+            created=created,
+        )
+
+    def _is_stale(self, request: LocateRequest, document: GroupDocument) -> bool:
+        """Return whether the caller knows already that this document is of no use."""
+        if request.stale.get(ROOT, 0) >= document.epoch:
+            if request.stale_incarnation is None:
+                return True
+            return any(
+                (replica.server, replica.incarnation) == request.stale_incarnation for replica in document.replicas
+            )
+        return False
+
+
+def raise_for(ms_id: str, document: GroupDocument) -> None:
+    """Raise what a caller is told of a microservice that does not run and will not by itself."""
+    if document.phase == Phase.LOST:
+        raise StateLost(
+            f"microservice {ms_id} has lost its state: {document.reason}; bring it back with `amino restore {ms_id}`, or "
+            f"delete it with `amino delete {ms_id}`",
+            microservice=ms_id,
+        )
+    if document.phase == Phase.QUARANTINED:
+        raise Quarantined(
+            f"microservice {ms_id} is quarantined: {document.reason}; mend it, then `amino release {ms_id}`",
+            microservice=ms_id,
+        )

@@ -1,0 +1,71 @@
+"""What the OMS needs from layers above and beside it, injected.
+
+Owns these Protocols. Leaves them to ``amino.dm`` (chains), ``amino.checkpoint`` (blobs) and ``amino.coordination``
+(slot guards, transactions).
+Invariant: the OMS imports none of its providers.
+Failure behaviour: as each method says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from amino.contracts.documents import MicroserviceSpec
+from amino.coordination.store import Compare, Operation, TxnResult
+
+
+class Chains(Protocol):
+    """What a chain of deployment managers means for placement and recovery."""
+
+    def validate(self, spec: MicroserviceSpec) -> None:
+        """Raise ``Invalid`` if the chain is unknown, misconfigured or cannot work."""
+        ...
+
+    def recovers_from_checkpoint(self, spec: MicroserviceSpec) -> bool:
+        """Return whether a lost replica is restored from its newest checkpoint."""
+        ...
+
+    def needs_store(self, spec: MicroserviceSpec) -> bool:
+        """Return whether its servers must see a checkpoint store."""
+        ...
+
+    def keeps_in_place(self, spec: MicroserviceSpec) -> str | None:
+        """Return why it must not be moved, None if it may."""
+        ...
+
+
+class Blobs(Protocol):
+    """Where large arguments and bundles go, and where checkpoints are removed."""
+
+    async def put(self, kind: str, name: str, content: bytes) -> str:
+        """Store ``content`` durably and return its URL. ``kind``: ``arguments`` or ``code``. Idempotent.
+
+        Raises:
+            StoreFailed: the store refused, or there is none.
+        """
+        ...
+
+    async def delete_checkpoints(self, ms_id: str) -> None:
+        """Remove every checkpoint and stored argument of a microservice. Idempotent.
+
+        Raises:
+            StoreFailed: something is left; try again.
+        """
+        ...
+
+
+class SlotGuards(Protocol):
+    """Proof that this server leads a slot."""
+
+    def guard(self, slot: int) -> Compare:
+        """Return the compare that holds while this server leads the slot; raises ``Conflict`` if it does not."""
+        ...
+
+
+class Writer(Protocol):
+    """What runs guarded transactions: ``coordination.guarded.GuardedWriter``, which combines small ones."""
+
+    async def write(self, compares: Sequence[Compare], then: Sequence[Operation]) -> TxnResult:
+        """Do ``then`` if all compares hold; raises as ``Store.txn`` does, and ``Overloaded`` when nothing was done."""
+        ...
