@@ -31,6 +31,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
 )
+CALLS_END_S = 0.02  # gRPC tells its own tasks of a cancelled call about so much later, and lets nobody wait for them
 Metadata = tuple[tuple[str, str], ...]
 _HAS_LEADER = ("hasleader", "true")  # a member cut off from the majority then says so, instead of letting us wait
 
@@ -155,6 +156,7 @@ class Connection:
             self._tasks.spawn(self._close(), f"close {self.endpoint}")
 
     async def _close(self) -> None:
+        await asyncio.sleep(CALLS_END_S)
         await self._channel.close()
         self._closed.set()
 
