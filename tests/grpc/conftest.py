@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest_asyncio
@@ -20,27 +22,30 @@ class Port:
     registry: FakeRegistry
     kernel: FakeKernel
     invoker: FakeInvoker
-    channel: grpc.aio.Channel
+    channel: Any = None
 
     @property
     def address(self) -> str:
         return self.server.address
 
 
-@pytest_asyncio.fixture
-async def port() -> AsyncIterator[Port]:
+@contextlib.asynccontextmanager
+async def serve(**options: Any) -> AsyncIterator[Port]:
+    """Run a port on fakes; afterwards it holds nothing of gRPC, whose poller thread ends with the last such object."""
     registry, kernel = FakeRegistry(), FakeKernel()
     invoker = FakeInvoker(registry)
-    server = await GrpcServer.start(
-        "127.0.0.1:0",
-        registry=registry,
-        kernel=kernel,
-        invoker=invoker,
-        bind=FakeStub,
-        message_bytes_max=1024 * 1024,
-    )
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        running = Port(server, registry, kernel, invoker, channel)
+    options = {"bind": FakeStub, "message_bytes_max": 1024 * 1024, **options}
+    server = await GrpcServer.start("127.0.0.1:0", registry=registry, kernel=kernel, invoker=invoker, **options)
+    running = Port(server, registry, kernel, invoker)
+    try:
         yield running
-    await server.aclose()
-    del running.server, running.channel  # gRPC's poller thread ends with the last of them
+    finally:
+        await server.aclose()
+        del running.server, running.channel
+        registry.fail_with = invoker.answer = None  # raised exceptions hold frames, and those the call
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[Port]:
+    async with serve() as running, grpc.aio.insecure_channel(running.address) as running.channel:
+        yield running

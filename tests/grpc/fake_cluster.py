@@ -7,6 +7,7 @@ a request id runs once.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from amino.contracts import services as c
@@ -170,6 +171,7 @@ class FakeInvoker:
         self._registry = registry
         self.calls: list[dict[str, Any]] = []
         self.answers: dict[tuple[str, str, int], Any] = {}
+        self.answer: Callable[..., Awaitable[Any]] | None = None
 
     async def __call__(
         self,
@@ -192,6 +194,8 @@ class FakeInvoker:
                 "traceparent": traceparent,
             }
         )
+        if self.answer is not None:
+            return await self.answer(target, method)
         ms_id = self._registry.find_id(target)
         _, instance, methods = self._registry.made[ms_id]
         if method not in methods:
