@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from amino.aio.signal import Signal
 from amino.aio.workers import Workers
-from amino.checkpoint.store import CheckpointStore
+from amino.checkpoint.store import Buffer, CheckpointStore
 from amino.errors import AminoError, StoreFailed
 
 T = TypeVar("T")
@@ -79,6 +79,18 @@ class StoreAccess:
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
+
+    async def write(self, key: str, content: Buffer) -> None:
+        """Store ``content`` under a fresh name; see ``CheckpointStore.write``."""
+        await self.run(self.store.write, key, [content])
+
+    async def read(self, key: str) -> bytes | None:
+        """Return the content of ``key``, None if there is no such file."""
+        return await self.run(self.store.read, key)
+
+    async def delete(self, key: str) -> None:
+        """Remove ``key``; see ``CheckpointStore.delete``."""
+        await self.run(self.store.delete, key)
 
     def run_later(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function`` some time soon and do not wait; errors are logged. For clean-up that may be lost."""

@@ -151,7 +151,7 @@ def in_thread() -> Iterator[object]:
         def run() -> None:
             try:
                 result, error = drive(make()), None  # type: ignore[operator]
-            except BaseException as problem:
+            except BaseException as problem:  # noqa: BLE001 - handed to the test
                 result, error = None, problem
             loop.call_soon_threadsafe(finish, result, error)
 

@@ -45,9 +45,10 @@ def test_a_failed_write_leaves_nothing(
 ) -> None:
     """Whatever the system refuses, the error names value and remedy, and no file stays, not even a partial one."""
     store = FileStore(root)
-    with monkeypatch.context() as patch, pytest.raises(StoreFailed, match=remedy) as failure:
+    with monkeypatch.context() as patch:
         patch.setattr(os, function, _raising(code))
-        store.write("a/k", [b"content"])
+        with pytest.raises(StoreFailed, match=remedy) as failure:
+            store.write("a/k", [b"content"])
     assert failure.value.details["kind"] == kind
     assert "a/k" in str(failure.value)
     assert store.list("") == []
@@ -115,7 +116,7 @@ def test_writing_and_deleting_race_in_one_folder(root: Path) -> None:
             for n in range(150):
                 store.write(f"m/x/{name}-{n}", [b"1"])
                 store.delete(f"m/x/{name}-{n}")
-        except BaseException as problem:
+        except BaseException as problem:  # noqa: BLE001 - handed to the test
             problems.append(problem)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amino.contracts.documents import Phase
+from amino.contracts.documents import Manifest, Phase, decode
 from amino.coordination.memory import Fate, MemoryStore
 from amino.coordination.store import Delete
 from amino.errors import CorruptCheckpoint, NotExecuted, StoreFailed
@@ -170,8 +170,9 @@ async def test_fenced_after_an_unknown_publication_that_landed(scene: Scene) -> 
 
     memory.faults.fate = fate
     writing = asyncio.ensure_future(checkpoints.write(b"second", keep=2))
-    while len((await scene.manifest()).entries) < 2:
-        await asyncio.sleep(0)
+    async for batch in scene.store.watch(scene.keys.manifest(MS, "/"), 1):
+        if any(len(decode(event.record.value, Manifest).entries) == 2 for event in batch.events):
+            break
     await scene.join("s2")
     await scene.place("s2", 2, "r2")
     assert await writing == 2
