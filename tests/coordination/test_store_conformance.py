@@ -48,6 +48,13 @@ def test_etcd(case: Case, loop_name: str, shared_etcd: EmbeddedEtcd) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _libuv() -> None:
+    """Have libuv open its process-wide signal pipe now, so that no test is blamed for it."""
+    for name in LOOPS:
+        _new_loop(name).close()
+
+
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "uvloop":
         import uvloop
