@@ -10,22 +10,30 @@ write had landed already counts as done, otherwise ``NotExecuted`` (reason ``fen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from amino.aio.mode import sleep
 from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument, decode, encode
 from amino.coordination.store import Get, Put, created_at, unchanged
-from amino.errors import CoordinationUnavailable, NotExecuted
+from amino.errors import CoordinationUnavailable, NotExecuted, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from amino.contracts.services import Fence
-    from amino.coordination.store import Compare, Store
+    from amino.coordination.store import Compare, Operation, Store, TxnResult
 
 _RETRY_S = 0.05
+
+
+class Writer(Protocol):
+    """Runs guarded transactions, several at a time."""
+
+    async def write(self, compares: Sequence[Compare], then: Sequence[Operation]) -> TxnResult:
+        """Do ``then`` if all compares hold."""
+        ...
 
 
 def confirmed(document: GroupDocument, replica: str, methods: dict[str, int]) -> GroupDocument:
@@ -65,6 +73,7 @@ class Confirmer:
     """Writes confirmations.
 
     Args:
+        writer: combines the confirmations of many replicas into few transactions.
         server_key: this server's session key. incarnation: its create revision.
         valid: whether the session is valid; confirming stops when it is not.
         slot_key: returns the key of a slot.
@@ -73,6 +82,7 @@ class Confirmer:
     def __init__(
         self,
         store: Store,
+        writer: Writer,
         *,
         server_key: str,
         incarnation: int,
@@ -80,6 +90,7 @@ class Confirmer:
         valid: Callable[[], bool],
     ) -> None:
         self._store = store
+        self._writer = writer
         self._mine = created_at(server_key, incarnation)
         self._slot_key = slot_key
         self._valid = valid
@@ -106,9 +117,12 @@ class Confirmer:
         return await self._settle(key, switched(document, methods), compares, document.move.target.id)
 
     async def _settle(self, key: str, goal: GroupDocument, compares: Sequence[Compare], replica: str) -> int:
+        write = [Put(key, encode(goal))]
         while self._valid():
             try:
-                result = await self._store.txn(compares, [Put(key, encode(goal))], [Get(key)])
+                result = await self._writer.write(compares, write)
+                if not result.succeeded:
+                    result = await self._store.txn(compares, write, [Get(key)])
                 if result.succeeded:
                     return result.revision
                 found = result.reads[0][0] if result.reads and result.reads[0] else None
@@ -119,7 +133,7 @@ class Confirmer:
                         return found.mod_revision
                     continue
                 raise NotExecuted(f"the placement of {replica} was overtaken by a newer decision", reason="fenced")
-            except CoordinationUnavailable:
+            except (CoordinationUnavailable, Overloaded):
                 await sleep(_RETRY_S)
         raise NotExecuted(f"the session ended before the placement of {replica} was confirmed", reason="fenced")
 

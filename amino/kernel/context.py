@@ -34,7 +34,7 @@ class ReplicaContext:
         *,
         server: str,
         clock: Clock,
-        checkpoints: Checkpoints,
+        checkpoints: Callable[[KernelObject], Checkpoints],
         on_event: Callable[[str, str, str], None],
         seed: int,
     ) -> None:
@@ -46,7 +46,8 @@ class ReplicaContext:
         self._seed = seed
         self._random: random.Random | None = None
         self.object = target
-        self.checkpoints = checkpoints
+        self._make_checkpoints = checkpoints
+        self._checkpoints: tuple[int, Checkpoints] | None = None
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._tasks: TaskOwner | None = None
@@ -57,6 +58,13 @@ class ReplicaContext:
         if self._random is None:
             self._random = random.Random(self._seed)
         return self._random
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of this replica's group, at its present epoch."""
+        if self._checkpoints is None or self._checkpoints[0] != self.object.epoch:
+            self._checkpoints = (self.object.epoch, self._make_checkpoints(self.object))
+        return self._checkpoints[1]
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Callable[[], Awaitable[None]]:
         """Run ``coroutine`` on the server's loop until it ends or the replica leaves; call on that loop."""

@@ -20,8 +20,10 @@ from amino import limits
 from amino.aio.mode import drive, on, on_loop
 from amino.aio.signal import Signal
 from amino.contracts.calls import Call, RequestId, decode_call_head
+from amino.contracts.tracing import observed
 from amino.errors import AminoError, Invalid, NotExecuted, NotFound, OutcomeUnknown, Overloaded
 from amino.marks import ASYNC, INLINE, READONLY
+from amino.telemetry import names
 from amino.wire import codec
 from amino.wire.frames import Status, encode_error
 
@@ -95,7 +97,7 @@ class Dispatcher:
             if (
                 flags & INLINE
                 and target.chain.passes_through
-                and not self._telemetry.tracing
+                and not self._telemetry.observing
                 and self._validity.valid()
             ):
                 self._decode(call, head.codec, inbound.segments)
@@ -141,8 +143,8 @@ class Dispatcher:
             )
         if number is not None:
             self._decode(call, number, segments)
-        if self._telemetry.tracing:
-            answer = await self._serve_traced(target, call)
+        if self._telemetry.observing:
+            answer = await self._serve_observed(target, call)
         else:
             answer = await target.serve(call)
         if target.revoked:
@@ -153,19 +155,27 @@ class Dispatcher:
             )
         return answer
 
-    async def _serve_traced(self, target: KernelObject, call: Call) -> Answer:
-        with self._telemetry.span(
-            f"serve {call.method}",
-            kind="server",
+    async def _serve_observed(self, target: KernelObject, call: Call) -> Answer:
+        label = f"{type(target.instance).__qualname__}.{call.method}"
+        attributes: dict[str, str | int] = {
+            names.MICROSERVICE: call.microservice,
+            names.METHOD_NAME: label,
+            names.SERVER: self._around.server,
+            names.EPOCH: target.epoch,
+        }
+        answer: Answer = await observed(
+            self._telemetry,
+            names.SERVER_CALL,
+            target.serve,
+            call,
+            side=names.SIDE_SERVER,
+            label=label,
+            monotonic=self._around.clock.monotonic,
+            attributes=attributes,
             parent=call.traceparent,
-            attributes={
-                "amino.microservice": call.microservice,
-                "amino.method": call.method,
-                "amino.server": self._around.server,
-            },
-        ):
-            call.traceparent = self._telemetry.traceparent()
-            return await target.serve(call)
+            judge=_outcome_of,
+        )
+        return answer
 
     async def serve_local(self, call: Call, epoch: int) -> Answer:
         """Run a call of a co-located caller (loop or thread); the arguments are the callee's own copies already.
@@ -272,3 +282,7 @@ class Dispatcher:
         )
         if not call.flags & READONLY:
             call.digest = codec.digest(call.method, segments)
+
+
+def _outcome_of(answer: Answer) -> str:
+    return names.OUTCOME_RESULT if answer[0] == Status.OK else names.OUTCOME_APPLICATION_ERROR

@@ -68,8 +68,8 @@ class Parts(Protocol):
         """Return the server side of ``spec``'s chain. Raises ``CodeUnavailable`` for a manager not installed here."""
         ...
 
-    def checkpoints(self, microservice: str, path: str, target: KernelObject) -> Checkpoints:
-        """Return the checkpoints of a replica's group."""
+    def checkpoints(self, target: KernelObject) -> Checkpoints:
+        """Return the checkpoints of a replica's group. Raises ``CodeUnavailable`` where there is no store."""
         ...
 
     async def arguments(self, microservice: str, record: MicroserviceRecord) -> bytes:
@@ -186,7 +186,7 @@ class Host:
             target,
             server=self._around.server,
             clock=self._around.clock,
-            checkpoints=self._parts.checkpoints(*place, target),
+            checkpoints=self._parts.checkpoints,
             on_event=self._parts.event,
             seed=zlib.crc32(f"{place[0]}{place[1]}{replica}".encode()),
         )

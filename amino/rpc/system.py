@@ -21,7 +21,7 @@ from amino.wire.frames import FrameKind, Status, decode_error, encode_error
 
 if TYPE_CHECKING:
     from amino.aio.tasks import TaskOwner
-    from amino.rpc.port import Inbound, Link, Transport
+    from amino.rpc.port import Inbound, Link, Peer, Transport
 
 _log = logging.getLogger("amino.rpc.system")
 _ANSWER_SLACK_S = 1.0
@@ -71,10 +71,12 @@ class SystemDispatcher:
 
     Args:
         tasks: owner of the tasks that run requests.
+        allow: called with (peer, service, method, request); raises to refuse.
     """
 
-    def __init__(self, tasks: TaskOwner) -> None:
+    def __init__(self, tasks: TaskOwner, allow: Callable[[Peer, str, str, msgspec.Struct], None] | None = None) -> None:
         self._tasks = tasks
+        self._allow = allow
         self._services: dict[str, tuple[Any, dict[str, _Method], bool, Any]] = {}
         self._subscriptions: dict[str, Callable[[Link], bytes]] = {}
 
@@ -82,7 +84,7 @@ class SystemDispatcher:
         """Offer ``service`` under ``name``.
 
         Args:
-            forwarded: what answers requests that another server passed on; ``service`` itself if None.
+            forwarded: ``(method, request)`` -> answer, for requests that another server passed on; as any other if None.
         """
         self._services[name] = (
             service,
@@ -123,20 +125,29 @@ class SystemDispatcher:
                 request = method.decode_request(segments[0] if segments else b"")
             except msgspec.MsgspecError as error:
                 raise Invalid(f"{head.service}.{head.method}: {error}; the peer's release is incompatible") from error
+            if self._allow is not None:
+                self._allow(peer, head.service, head.method, request)
+            answer = self._begin(service, head, request, segments[1:], forwarded)
         except msgspec.MsgspecError as error:
             inbound.reply(Status.ERROR, encode_error(Invalid(f"a system request is malformed: {error}")))
             return
         except AminoError as error:
             inbound.reply(Status.ERROR, encode_error(error))
             return
-        target = forwarded if head.forwarded else service
-        self._tasks.spawn(self._run(inbound, target, head, request, segments[1:]), f"{head.service}.{head.method}")
+        self._tasks.spawn(self._run(inbound, head, answer), f"{head.service}.{head.method}")
 
-    async def _run(
-        self, inbound: Inbound, service: Any, head: SystemHead, request: Any, payload: list[memoryview]
-    ) -> None:
+    @staticmethod
+    def _begin(service: Any, head: SystemHead, request: Any, payload: list[memoryview], forwarded: Any) -> Awaitable[Any]:
+        if head.forwarded and forwarded is not None:
+            return forwarded(head.method, request)  # type: ignore[no-any-return]
         try:
-            answer = await getattr(service, head.method)(request, *payload)
+            return getattr(service, head.method)(request, *payload)  # type: ignore[no-any-return]
+        except TypeError as error:
+            raise Invalid(f"{head.service}.{head.method}: {len(payload)} payload segments do not fit: {error}") from error
+
+    async def _run(self, inbound: Inbound, head: SystemHead, work: Awaitable[Any]) -> None:
+        try:
+            answer = await work
         except AminoError as error:
             inbound.reply(Status.ERROR, encode_error(error))
         except Exception as error:  # noqa: BLE001 - a service's bug must not leave its caller waiting

@@ -19,9 +19,11 @@ from amino.aio.mode import sleep
 from amino.contracts.calls import CURRENT, Call, CallHead, Raised, RequestId, encode_call_head
 from amino.contracts.documents import DmSpec
 from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
+from amino.contracts.tracing import observed, traced
 from amino.errors import AminoError, NotExecuted, OutcomeUnknown, Overloaded
 from amino.stubs.stub import DynamicStub, stub_class
 from amino.stubs.target import Target
+from amino.telemetry import names
 from amino.wire import codec
 from amino.wire.codec import Reference
 from amino.wire.frames import FrameKind, Status, decode_error
@@ -95,6 +97,7 @@ class ClientWorld:
         self.microservice = target.microservice
         self.clock = runtime.clock
         self.random = runtime.random
+        self.telemetry = runtime.telemetry
 
     async def sleep(self, seconds: float) -> None:
         """Wait in the way that fits the caller."""
@@ -209,8 +212,8 @@ class Runtime:
             forward = target.forward
             if forward is None:
                 forward = await self._compose_for(target, deadline)
-            if self.telemetry.tracing:
-                return await self._traced(forward, call)
+            if self.telemetry.observing:
+                return await self._observed(forward, target, call)
             return await forward(call)
         except Raised as raised:
             raise raised.error from None
@@ -218,19 +221,19 @@ class Runtime:
             if sequence:
                 target.settle(sequence)
 
-    async def _traced(self, forward: Forward, call: Call) -> Any:
-        with self.telemetry.span(
-            f"call {call.method}",
-            kind="client",
-            parent=call.traceparent,
-            attributes={"amino.microservice": call.microservice, "amino.method": call.method},
-        ) as span:
-            call.traceparent = self.telemetry.traceparent()
-            try:
-                return await forward(call)
-            except Raised as raised:
-                span.error(raised.error)
-                raise
+    async def _observed(self, forward: Forward, target: Target, call: Call) -> Any:
+        cls = target.location.spec.cls.rpartition(":")[2] if target.location is not None else "?"
+        label = f"{cls}.{call.method}"
+        return await observed(
+            self.telemetry,
+            names.CLIENT_CALL,
+            forward,
+            call,
+            side=names.SIDE_CLIENT,
+            label=label,
+            monotonic=self.clock.monotonic,
+            attributes={names.MICROSERVICE: call.microservice, names.METHOD_NAME: label},
+        )
 
     async def _compose_for(self, target: Target, deadline: float) -> Forward:
         if target.location is None:
@@ -265,6 +268,15 @@ class Runtime:
                 return await self._attempt_local(local, call, group.epoch)
         if self.addresses.is_lost(replica.server, replica.incarnation):
             raise NotExecuted(f"{replica.server} is lost; a successor is being placed", reason="unreachable")
+        if self.telemetry.tracing:
+            return await traced(
+                self.telemetry,
+                names.TRANSPORT,
+                lambda call: self._attempt_remote(call, group.epoch, replica, remaining),
+                call,
+                kind="client",
+                attributes={names.PEER: replica.address, names.SERVER: replica.server, names.ATTEMPT: call.attempt},
+            )
         return await self._attempt_remote(call, group.epoch, replica, remaining)
 
     async def _attempt_remote(self, call: Call, epoch: int, replica: ReplicaLocation, remaining: float) -> Any:

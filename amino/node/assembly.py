@@ -1,0 +1,217 @@
+"""A kernel server of real parts: peer link, gRPC, etcd, checkpoint store.
+
+Owns opening and closing what a kernel server stands on, and the time before it has a session. Leaves composing the server to
+``kernel_server`` and the process to ``child``.
+Invariants: ports are bound before the name is claimed; until the session is there, requests are told "not ready".
+Failure behaviour: ``bind`` and ``serve`` raise what prevents them; ``fence`` lets no further byte out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amino.checkpoint.access import StoreAccess
+from amino.checkpoint.identity import identify
+from amino.checkpoint.store import open_store as open_checkpoint_store
+from amino.code.loader import CodeLoader
+from amino.code.storage import CodeStorage
+from amino.coordination.keys import Keys
+from amino.errors import NotExecuted
+from amino.node.child import Addresses
+from amino.node.connections import open_store
+from amino.node.invoking import Invoking
+from amino.node.kernel_server import KernelServer, Ports, Settings
+from amino.rpc.grpc.server import GrpcServer
+from amino.rpc.handshake import NodeInfo
+from amino.rpc.peer_link import PeerListener
+from amino.rpc.peer_transport import PeerTransport
+from amino.rpc.tls import TlsConfig
+from amino.wire.frames import Status, encode_error
+
+if TYPE_CHECKING:
+    from amino.aio.clock import Clock
+    from amino.config import ServerConfig, TlsFiles
+    from amino.coordination.session import SessionView
+    from amino.coordination.store import Store
+    from amino.node.flight_board import Board
+    from amino.rpc.port import Inbound
+    from amino.telemetry.trace import Telemetry
+
+_log = logging.getLogger("amino.node")
+EXIT_FENCED = 4
+
+
+class KernelNode:
+    """Implements ``child.Node``."""
+
+    def __init__(self, config: ServerConfig, clock: Clock, board: Board, telemetry: Telemetry) -> None:
+        self._config = config
+        self._clock = clock
+        self._board = board
+        self._telemetry = telemetry
+        self._keys = Keys(config.cluster)
+        self._tls = tls_of(config.tls)
+        self._listener: PeerListener | None = None
+        self._grpc: GrpcServer | None = None
+        self._transport: PeerTransport | None = None
+        self._store: Store | None = None
+        self._access: StoreAccess | None = None
+        self._store_id = ""
+        self._server: KernelServer | None = None
+
+    def __repr__(self) -> str:
+        return f"KernelNode({self._config.name})"
+
+    async def bind(self) -> Addresses:
+        """Bind both ports and open the checkpoint store."""
+        config = self._config
+        client_id = f"{config.name}.{os.getpid()}"
+        self._listener = await PeerListener.start(
+            config.listen,
+            self._handle,
+            cluster=config.cluster,
+            node_info=NodeInfo(client_id, "server", config.name),
+            tls=self._tls,
+            insecure=config.insecure,
+        )
+        self._transport = PeerTransport(
+            client_id, config.cluster, "server", config.name, tls=self._tls, clock=self._clock, insecure=config.insecure
+        )
+        grpc_address = ""
+        if config.grpc_listen:
+            self._grpc = await GrpcServer.start(
+                config.grpc_listen,
+                registry=_Late(self, "registry"),
+                kernel=_Late(self, "host"),
+                invoker=Invoking(self._runtime),
+                tls=self._tls,
+                insecure=config.insecure,
+                bind=lambda reference: self._runtime().bind(reference),
+            )
+            grpc_address = self._grpc.address
+        if config.store:
+            store = await asyncio.to_thread(
+                lambda: open_checkpoint_store(config.store, cluster=config.cluster, options=config.store_options)
+            )
+            self._access = StoreAccess(store)
+            self._store_id = await self._access.run(identify, store)
+        return Addresses(config.advertise or self._listener.address, grpc_address, self._store_id)
+
+    async def serve(self, incarnation: int, lease: int, session: SessionView) -> None:
+        """Begin to serve under this session."""
+        config = self._config
+        assert self._listener is not None
+        assert self._transport is not None
+        self._listener.announce(NodeInfo(self._transport.node_info.client_id, "server", config.name, incarnation))
+        self._transport.announce(incarnation=incarnation)
+        self._store = await open_store(
+            config.etcd, request_timeout_s=config.session.request_timeout_s, clock=self._clock
+        )
+        storage = CodeStorage(self._store, self._keys, self._access, self._clock)
+        cache = Path(tempfile.gettempdir()) / f"amino-code-{os.getuid() if hasattr(os, 'getuid') else 0}"
+        server = KernelServer(
+            Settings(
+                cluster=config.cluster,
+                name=config.name,
+                address=config.advertise or self._listener.address,
+                labels=dict(config.labels),
+                hold_s=config.hold_s,
+                dedup_horizon_s=config.dedup_horizon_s,
+                drain_timeout_s=config.drain_timeout_s,
+                threads_max=config.limits.threads_max,
+                in_flight_max=config.limits.in_flight_per_server_max,
+                in_flight_per_object_max=config.limits.in_flight_per_object_max,
+            ),
+            Ports(
+                store=self._store,
+                keys=self._keys,
+                transport=self._transport,
+                clock=self._clock,
+                board=self._board,
+                telemetry=self._telemetry,
+                access=self._access,
+                store_id=self._store_id,
+                stop_now=_stop_now,
+            ),
+            session,
+            lease,
+            CodeLoader(storage.fetch, cache),
+        )
+        await server.start()
+        self._server = server
+        if self._grpc is not None:
+            await self._grpc.set_serving(serving=True)
+
+    def _handle(self, inbound: Inbound) -> None:
+        server = self._server
+        if server is not None:
+            server.handle(inbound)
+            return
+        inbound.reply(Status.ERROR, encode_error(self._not_ready()))
+
+    def _not_ready(self) -> NotExecuted:
+        return NotExecuted(f"{self._config.name} has no session yet; ask another server, or retry", reason="not-ready")
+
+    def _runtime(self) -> Any:
+        if self._server is None:
+            raise self._not_ready()
+        return self._server.runtime
+
+    async def drain(self) -> tuple[int, tuple[str, ...]]:
+        """Move everything elsewhere."""
+        return await self._server.drain() if self._server is not None else (0, ())
+
+    async def fence(self) -> None:
+        """Close listeners and links at once."""
+        if self._listener is not None:
+            await self._listener.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    async def aclose(self) -> None:
+        """End in order. Idempotent."""
+        if self._grpc is not None:
+            await self._grpc.aclose()
+        if self._server is not None:
+            server, self._server = self._server, None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await server.aclose()
+        await self.fence()
+        if self._access is not None:
+            await self._access.aclose()
+        if self._store is not None:
+            await self._store.aclose()
+
+
+class _Late:
+    """A service of the kernel server that gRPC offers before there is one."""
+
+    def __init__(self, node: KernelNode, name: str) -> None:
+        self._node = node
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("__"):
+            raise AttributeError(method)
+        server = self._node._server  # noqa: SLF001 - a part of its owner
+        if server is None:
+            raise self._node._not_ready()  # noqa: SLF001 - as above
+        return getattr(getattr(server, self._name), method)
+
+
+def _stop_now(why: str) -> None:
+    _log.error("stopping at once: %s", why)
+    logging.shutdown()
+    os._exit(EXIT_FENCED)
+
+
+def tls_of(files: TlsFiles | None) -> TlsConfig | None:
+    """Return the peer link's TLS material, None for plain text."""
+    return TlsConfig(files.ca, files.cert, files.key) if files is not None else None
