@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from amino.node import supervisor_machine as machine
 from amino.node.child_process import ChildProcess, python_environment
 from amino.node.connections import cluster_document, open_store
 from amino.node.flight_board import create_board, read_board
+from amino.node.reports import Report, ServerDown, ServerServes
 
 _log = logging.getLogger("amino.supervisor")
 CHILD = (sys.executable, "-P", "-m", "amino.node.child")
@@ -60,12 +61,15 @@ class _Run:
     claim: asyncio.Task[None] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ended:
     """How a supervisor ended: exit code, and the error to show, empty if all was well."""
 
     code: int
     message: str = ""
+
+
+OnReport = Callable[[Report], None]
 
 
 class Supervisor:
@@ -77,6 +81,7 @@ class Supervisor:
         folder: for shared memory files; made and removed by the caller.
         arguments: command line of the child.
         rules: times; default by ``config``.
+        on_report: told on the loop when the server serves and when its process is dead.
     """
 
     def __init__(
@@ -88,7 +93,9 @@ class Supervisor:
         clock: Clock | None = None,
         arguments: Sequence[str] = CHILD,
         rules: machine.Rules | None = None,
+        on_report: OnReport | None = None,
     ) -> None:
+        self._on_report: OnReport = on_report if on_report is not None else lambda _: None
         self._config = config
         self._store = store
         self._folder = folder
@@ -108,9 +115,11 @@ class Supervisor:
     def __repr__(self) -> str:
         return f"Supervisor({self._config.name}, {self._state.phase.value}, run {self._state.run})"
 
-    def terminate_nowait(self) -> None:
-        """Begin to end: the first call drains, the second stops now. Never waits."""
+    def terminate_nowait(self, *, drain: bool = True) -> None:
+        """Begin to end: the first call drains, the second (or one without ``drain``) stops now. Never waits."""
         self._events.put_nowait(machine.Terminate())
+        if not drain:
+            self._events.put_nowait(machine.Terminate())
 
     async def run(self) -> Ended:
         """Supervise until told to end; no child is left when this returns. Cancellation kills the child."""
@@ -217,6 +226,8 @@ class Supervisor:
                 "the kernel process of %s ended: %s", self._config.name, cause,
             )  # fmt: skip
             self._events.put_nowait(machine.Exited(number, cause))
+            if run.process is not None:
+                self._on_report(ServerDown(run.process.pid, cause))
 
         try:
             run.process = ChildProcess.start(self._arguments, environment, said, exited)
@@ -238,8 +249,15 @@ class Supervisor:
                 _log.info("drained %s: %d moved, %d left", self._config.name, moved, len(left))
                 self._events.put_nowait(machine.Drained(run.number))
             case control.Serving():
-                _log.info("%s serves at %s", self._config.name, run.ready.address if run.ready is not None else "?")
+                self._report_serving(run)
         self._events.put_nowait(machine.Pong(run.number))
+
+    def _report_serving(self, run: _Run) -> None:
+        if run.ready is None or run.holder is None or run.process is None:
+            return
+        record = self._record(run)
+        _log.info("%s serves at %s", self._config.name, record.address)
+        self._on_report(ServerServes(record.address, record.grpc_address, run.process.pid, run.holder.incarnation))
 
     async def _claim(self, run: _Run) -> None:
         run.word = SharedDeadline.create(run.deadline_file)
@@ -369,19 +387,34 @@ def shared_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-async def supervise(config: ServerConfig, *, arguments: Sequence[str] = CHILD) -> Ended:
-    """Be ``amino server``: supervise until SIGTERM or SIGINT (drain; a second one: stop now)."""
+async def supervise(
+    config: ServerConfig,
+    *,
+    arguments: Sequence[str] = CHILD,
+    on_report: OnReport | None = None,
+    on_start: Callable[[Supervisor], None] | None = None,
+) -> Ended:
+    """Be ``amino server``: supervise until SIGTERM or SIGINT (drain; a second one: stop now).
+
+    Args:
+        config: of the server.
+        arguments: command line of the child.
+        on_report: see ``Supervisor``.
+        on_start: given the supervisor, for other ways to end it.
+    """
     clock = RealClock()
     store = await open_store(config.etcd, request_timeout_s=config.session.request_s, clock=clock)
     loop = asyncio.get_running_loop()
     try:
         with shared_folder() as folder:
-            supervisor = Supervisor(config, store, folder, clock=clock, arguments=arguments)
+            supervisor = Supervisor(config, store, folder, clock=clock, arguments=arguments, on_report=on_report)
             for number in (signal.SIGTERM, signal.SIGINT):
                 try:
                     loop.add_signal_handler(number, supervisor.terminate_nowait)
                 except NotImplementedError:  # Windows
                     signal.signal(number, lambda *_: loop.call_soon_threadsafe(supervisor.terminate_nowait))
+            if on_start is not None:
+                on_start(supervisor)
             return await supervisor.run()
     finally:
         await store.aclose()
