@@ -140,12 +140,15 @@ class _Client:
         """Release everything. Idempotent."""
         self._follower.stop()
         if on_loop():
-            thread = threading.Thread(target=lambda: drive(self.transport.aclose()), name="amino-close")
+            thread = threading.Thread(target=lambda: drive(self._aclose()), name="amino-close")
             thread.start()
             thread.join()
         else:
-            drive(self.transport.aclose())
-        self._telemetry.close(2.0)
+            drive(self._aclose())
+
+    async def _aclose(self) -> None:
+        await self.transport.aclose()
+        await self._telemetry.aclose(2.0)
 
 
 class _Follower:

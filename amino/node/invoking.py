@@ -42,6 +42,9 @@ class Invoking:
     ) -> Any:
         """Call ``method`` and return its result."""
         runtime = self._runtime()
+        caller = None
+        if request is not None:
+            caller = (request.client, request.sequence, request.floor, request.attempt, request.age_s)
         if target.microservice:
             found = runtime.target(target.microservice)
         else:
@@ -53,6 +56,6 @@ class Invoking:
             tuple(args),
             kwargs,
             timeout_s=deadline_s,
-            caller=None if request is None else (request.client, request.sequence, request.floor, request.attempt),
+            caller=caller,
             traceparent=traceparent,
         )

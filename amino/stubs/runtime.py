@@ -193,33 +193,77 @@ class Runtime:
         Raises:
             AminoError: about the call itself. Cancellation abandons the wait; the call may still run.
         """
+        microservice = target.microservice
         timeout_s = DEADLINE.get()
         deadline = self.clock.monotonic() + (limits.DEADLINE_S_DEFAULT if timeout_s is None else timeout_s)
         current = CURRENT.get()
-        if current is None or current.runtime is not self:
-            sequence, floor = target.begin()
-            request = RequestId(self.client_id, target.microservice, sequence)
-            traceparent = None
-        else:
-            sequence = 0
+        if current is not None and current.runtime is self:
             outer = current.request
             request = RequestId(outer.client, outer.microservice, outer.sequence, (*outer.path, current.next_nested()))
-            floor = current.floor
             deadline = min(deadline, current.deadline)
-            traceparent = current.traceparent
-        call = Call(target.microservice, method, args, kwargs, flags, request, deadline, floor, traceparent=traceparent)
+            call = Call(microservice, method, args, kwargs, flags, request, deadline, current.floor)
+            call.traceparent = current.traceparent
+            return await self._through(target, call)
+        sequence, floor = target.begin()
+        request = RequestId(self.client_id, microservice, sequence)
         try:
-            forward = target.forward
+            return await self._through(
+                target, Call(microservice, method, args, kwargs, flags, request, deadline, floor)
+            )
+        finally:
+            target.settle(sequence)
+
+    async def invoke_for(
+        self,
+        target: Target,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout_s: float,
+        caller: tuple[str, int, int, int, float] | None,
+        traceparent: str | None,
+    ) -> Any:
+        """As ``invoke``, on behalf of a caller outside.
+
+        Args:
+            caller: its own (client id, sequence, floor, attempt, age in seconds), None if it does not repeat calls.
+        """
+        now = self.clock.monotonic()
+        microservice = target.microservice
+        flags = (await self.methods(target)).get(method, 0)
+        sequence, attempt, first_sent = 0, 0, 0.0
+        if caller is None:
+            sequence, floor = target.begin()
+            request = RequestId(self.client_id, microservice, sequence)
+        else:
+            client, number, floor, attempt, age_s = caller
+            request = RequestId(client, microservice, number)
+            first_sent = now - age_s
+        call = Call(microservice, method, args, kwargs, flags, request, now + timeout_s, floor, attempt, first_sent)
+        call.traceparent = traceparent
+        try:
+            return await self._through(target, call)
+        finally:
+            if sequence:
+                target.settle(sequence)
+
+    async def _through(self, target: Target, call: Call) -> Any:
+        """Pass ``call`` through the client side of its chain."""
+        forward = target.forward
+        try:
             if forward is None:
-                forward = await self._compose_for(target, deadline)
+                forward = await self._compose_for(target, call.deadline)
             if self.telemetry.observing:
                 return await self._observed(forward, target, call)
             return await forward(call)
         except Raised as raised:
             raise raised.error from None
-        finally:
-            if sequence:
-                target.settle(sequence)
+
+    def renew(self, client_id: str) -> None:
+        """Become another client, after a fork: sequences of the parent are not ours."""
+        self.client_id = client_id
+        self._targets = {}
 
     async def _observed(self, forward: Forward, target: Target, call: Call) -> Any:
         cls = target.location.spec.cls.rpartition(":")[2] if target.location is not None else "?"
