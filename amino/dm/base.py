@@ -8,6 +8,7 @@ Failure behaviour: a bad option raises ``Invalid`` naming the option, the value 
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
@@ -44,7 +45,7 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         try:
-            msgspec.convert(_options(self), type(self), strict=True)
+            msgspec.convert(_options(self), _twin(type(self)), strict=True)
         except msgspec.ValidationError as error:
             raise _invalid(type(self), error) from None
         self.check()
@@ -119,6 +120,13 @@ class ServerBase:
 
     async def on_high_latency(self, p99_s: float) -> None:
         """Calls take unusually long."""
+
+
+@lru_cache(maxsize=256)
+def _twin(cls: type[Manager]) -> type[msgspec.Struct]:
+    """Return a plain struct with the same options, to check values against: making one does not check again."""
+    options = [(option.name, option.type, option.default) for option in msgspec.structs.fields(cls)]
+    return msgspec.defstruct(cls.__name__, options, kw_only=True)
 
 
 def _options(manager: Manager) -> dict[str, Any]:

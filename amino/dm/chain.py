@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from amino.contracts.tracing import traced
 from amino.dm.base import ClientBase, Manager, ServerBase, Trait
+from amino.telemetry import names
+from amino.telemetry.trace import Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,14 +21,23 @@ if TYPE_CHECKING:
     from amino.contracts.calls import Call, Forward
     from amino.contracts.component import ClientContext, ServerContext
 
+_SILENT = Telemetry.disabled()
 
-def compose_client(managers: Sequence[Manager], context: ClientContext, innermost: Forward) -> Forward:
+
+def compose_client(
+    managers: Sequence[Manager],
+    context: ClientContext,
+    innermost: Forward,
+    telemetry: Telemetry = _SILENT,
+) -> Forward:
     """Return the first step of the client side: the outermost manager's component, or ``innermost`` itself."""
     forward = innermost
     for manager in reversed(managers):
         component = manager.client(context)
         if component is not None and type(component).on_call is not ClientBase.on_call:
             forward = _step(component.on_call, forward)
+            if telemetry.tracing:
+                forward = _traced(telemetry, names.CLIENT_DM, type(manager).__name__, forward)
     return forward
 
 
@@ -36,19 +48,29 @@ def _step(on_call: Callable[[Call, Forward], Any], forward: Forward) -> Forward:
     return step
 
 
+def _traced(telemetry: Telemetry, span: str, manager: str, forward: Forward) -> Forward:
+    attributes = {names.DM: manager}
+
+    def step(call: Call) -> Any:
+        return traced(telemetry, span, forward, call, attributes=attributes)
+
+    return step
+
+
 class ComposedServerChain:
     """Implements ``contracts.component.ServerChain``."""
 
-    __slots__ = ("_components", "_handlers", "passes_through", "restores_state")
+    __slots__ = ("_components", "_handlers", "_telemetry", "passes_through", "restores_state")
 
-    def __init__(self, managers: Sequence[Manager], context: ServerContext) -> None:
+    def __init__(self, managers: Sequence[Manager], context: ServerContext, telemetry: Telemetry = _SILENT) -> None:
+        self._telemetry = telemetry
         self._components: list[tuple[str, ServerBase]] = []
         for position, manager in enumerate(managers):
             component = manager.server(context)
             if component is not None:
                 self._components.append((f"{type(manager).__name__}@{position}", component))
         self._handlers = [each.on_call for _, each in self._components if type(each).on_call is not ServerBase.on_call]
-        self.passes_through = not self._handlers
+        self.passes_through = not self._handlers and not telemetry.tracing
         self.restores_state = any(Trait.RESTORES_STATE in manager.provides for manager in managers)
 
     def __repr__(self) -> str:
@@ -56,9 +78,24 @@ class ComposedServerChain:
 
     async def call(self, call: Call, innermost: Forward) -> Any:
         """Pass ``call`` through, the last manager's component first."""
+        if self._telemetry.tracing:
+            return await self._call_traced(call, innermost)
         forward = innermost
         for on_call in self._handlers:  # first manager innermost
             forward = _step(on_call, forward)
+        return await forward(call)
+
+    async def _call_traced(self, call: Call, innermost: Forward) -> Any:
+        telemetry = self._telemetry
+
+        def method(call: Call) -> Any:
+            return traced(telemetry, names.METHOD, innermost, call, attributes={names.METHOD_NAME: call.method})
+
+        forward: Forward = method
+        for name, component in self._components:
+            if type(component).on_call is not ServerBase.on_call:
+                step = _step(component.on_call, forward)
+                forward = _traced(telemetry, names.SERVER_DM, name.partition("@")[0], step)
         return await forward(call)
 
     async def on_create(self) -> None:

@@ -76,10 +76,11 @@ class ChosenIds(IdGenerator):
 class OtelSpan(Span):
     """A recorded span."""
 
-    __slots__ = ("_span", "_token")
+    __slots__ = ("_failed", "_span", "_token")
 
     def __init__(self, span: otel_trace.Span) -> None:
         self._span = span
+        self._failed = False
         self._token: Token[Context] | None = None
 
     def __repr__(self) -> str:
@@ -100,6 +101,7 @@ class OtelSpan(Span):
 
     def error(self, error: BaseException | str) -> None:
         """Mark the span as failed and record the exception or message."""
+        self._failed = True
         if isinstance(error, BaseException):
             self._span.record_exception(error)
             self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
@@ -122,7 +124,7 @@ class OtelSpan(Span):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is not None and not self._failed:
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
                 self._span.set_status(Status(StatusCode.ERROR, "cancelled"))
             else:
@@ -156,6 +158,7 @@ class OtelTelemetry(Telemetry):
         self._closed = False
         self.tracing = tracer is not None
         self.metering = meter is not None
+        self.observing = self.tracing or self.metering
         if meter is not None:
             self.metrics = OtelMetrics(meter)
 

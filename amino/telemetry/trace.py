@@ -81,14 +81,16 @@ class Telemetry:
     Attributes:
         tracing: whether spans are recorded.
         metering: whether metrics are recorded.
+        observing: whether either is: the one attribute for hot paths that do both.
         metrics: the instruments; without effect when ``metering`` is False.
     """
 
-    __slots__ = ("metering", "metrics", "tracing")
+    __slots__ = ("metering", "metrics", "observing", "tracing")
 
     def __init__(self) -> None:
         self.tracing = False
         self.metering = False
+        self.observing = False
         self.metrics: Metrics = NO_METRICS
 
     def __repr__(self) -> str:
