@@ -55,7 +55,7 @@ from amino.errors import (
 )
 from amino.ids import derived_id, slot_of, valid_name
 from amino.limits import INLINE_ARGUMENTS_BYTES_MAX, SPEC_BYTES_MAX
-from amino.oms.directory import Directory, Found
+from amino.oms.directory import Directory, Found, Host, LiveServer
 from amino.oms.events import EventLog
 from amino.oms.finding import Finder
 from amino.oms.locating import Locator
@@ -109,6 +109,8 @@ class RegistryService:
         self._events = events
         self._blobs = blobs
         self._caller = caller
+        self._forwards: dict[Host, set[asyncio.Timeout]] = {}
+        directory.on_loss(self._server_lost)
         self._led_here: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "create": self._create_here,
             "delete": self._delete_here,
@@ -194,9 +196,7 @@ class RegistryService:
                         return await self.forwarded(method, _within(request, remaining_s))
                     server = self._directory.server(leader) if leader is not None else None
                     if server is not None:
-                        return await self._caller.forward(
-                            server.record.address, method, _within(request, remaining_s), remaining_s
-                        )
+                        return await self._forward(server, method, request, remaining_s)
                 except NotFound:
                     if method == "delete" and tries > 1:  # an earlier try went through
                         return Empty()
@@ -207,10 +207,29 @@ class RegistryService:
                     error = problem
                 except (OutcomeUnknown, CoordinationUnavailable) as problem:
                     error = problem
+                except TimeoutError:
+                    error = OutcomeUnknown(f"{method} of {ms_id} was passed on to {leader}, which did not answer")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(pause_s, remaining_s)):
                         await changed.wait()
             pause_s = min(PAUSE_S_MAX, pause_s * 2)
+
+    async def _forward(self, server: LiveServer, method: str, request: Any, timeout_s: float) -> Any:
+        """Pass on to ``server``; ends with ``TimeoutError`` as soon as that server is lost."""
+        host = (server.record.name, server.incarnation)
+        async with asyncio.timeout(timeout_s) as scope:
+            self._forwards.setdefault(host, set()).add(scope)
+            try:
+                return await self._caller.forward(server.record.address, method, _within(request, timeout_s), timeout_s)
+            finally:
+                self._forwards[host].discard(scope)
+                if not self._forwards[host]:
+                    del self._forwards[host]
+
+    def _server_lost(self, name: str, incarnation: int) -> None:
+        for scope in self._forwards.get((name, incarnation), ()):
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())
 
     async def _create_here(self, request: CreateRequest) -> Location:
         until = self._clock.monotonic() + request.timeout_s

@@ -168,9 +168,8 @@ def test_state_kept_in_memory_only_is_reported_lost() -> None:
             ms_id = (await world.create()).microservice
             home = world.home(ms_id)
             home.die()
+            await world.until(lambda: world.document(ms_id).phase == "lost")
             with pytest.raises(StateLost, match="amino restore"):
-                await world.locate(ms_id)
-                await world.until(lambda: world.document(ms_id).phase == "lost")
                 await world.locate(ms_id)
             restored = await world.other_than(home).registry.restore(ByName(microservice=ms_id))
             assert restored.restored_from == "construct"

@@ -288,6 +288,7 @@ class Server:
         self.kernel = FakeKernel(self)
         self.alive = True
         self.hung = False
+        self.silent = False
         self.started = False
         self.incarnation = 0
         self.lease = 0
@@ -382,23 +383,23 @@ class Server:
         finally:
             self.serving.discard(task)
 
-    def die(self, *, silent: bool = False, suspects: tuple[tuple[str, str], ...] = ()) -> None:
+    def die(self, *, silent: bool | None = None, suspects: tuple[tuple[str, str], ...] = ()) -> None:
         """Lose the process: nothing of it acts any more; its keys go with a tombstone, or without when ``silent``."""
         if not self.alive:
             return
         self.alive = False
         self.crash_at = None
         self.kernel.objects.clear()
+        loop = asyncio.get_running_loop()
         for task in list(self.serving):
-            if task is not asyncio.current_task():
-                task.cancel()
+            loop.call_soon(task.cancel)  # the one that runs now, too, once it waits
         operations: list[Any] = [Delete(self.keys.server(self.name))]
         operations += [
             Delete(record.key)
             for record in self.world.etcd.list(self.keys.slots_prefix)[0]
             if record.lease == self.lease
         ]
-        if not silent:
+        if not (self.silent if silent is None else silent):
             tombstone = Tombstone("signal 9", suspects)
             operations.append(Put(self.keys.tombstone(self.name, self.incarnation), encode(tombstone)))
         self.world.etcd.txn([], operations, [])
@@ -430,6 +431,7 @@ class World:
         self.corrupt: set[str] = set()
         self.busy: set[str] = set()
         self.behaviour: dict[str, Callable[[Server, InstantiateRequest], Any]] = {}
+        self.verdicts: list[Exception] = []
         self.numbers = 0
         self.ids = random.Random(7)
 
