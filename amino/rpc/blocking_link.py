@@ -39,7 +39,7 @@ _REPLY = int(FrameKind.REPLY)
 _CHUNK_BYTES = 64 * 1024
 _QUANTUM_S = 1.0
 """The kernel's receive time-out: longer waits wake up this often to look at their deadline."""
-_PEEK_AFTER_S = 0.01
+_PEEK_AFTER_S = 0.001
 _IDLE_S_MAX = 120.0
 _KERNEL_TIMEOUT = sys.platform in ("linux", "darwin")
 _PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)

@@ -11,6 +11,7 @@ the break once, when its process is not frozen.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from amino.wire.frames import FrameParser
@@ -35,6 +36,7 @@ class MemoryEnd:
         self.on_lost: Callable[[], None] | None = None
         self._parser = FrameParser(network.limits.frame_bytes_max)
         self._last_arrival = 0.0
+        self._journeys: deque[Callable[[], None]] = deque()
         self._in_transit = 0
         self._stalled = False
         self._lossy = False
@@ -72,18 +74,22 @@ class MemoryEnd:
         if fate < network.loss:
             self._stall(None)
             return
-        arrival = self._next_arrival()
         if fate < network.loss + network.reset:
             if network.random.random() < 0.5:  # half of the time the frame still arrives, and only its answer is lost
-                self._loop.call_at(arrival, self._arrive, data)
-            self._loop.call_at(arrival, self.break_both, "the connection was reset")
+                self._travel(lambda: self._arrive(data))
+            self._travel(lambda: self.break_both("the connection was reset"))
             return
-        self._loop.call_at(arrival, self._arrive, data)
+        self._travel(lambda: self._arrive(data))
 
-    def _next_arrival(self) -> float:
+    def _travel(self, arrive: Callable[[], None]) -> None:
+        """Do ``arrive`` after a delay, and after all that set out before (the loop does not order equal times)."""
         low, high = self.network.delay_s
         self._last_arrival = max(self._last_arrival, self._loop.time() + self.network.random.uniform(low, high))
-        return self._last_arrival
+        self._journeys.append(arrive)
+        self._loop.call_at(self._last_arrival, self._next_journey_ends)
+
+    def _next_journey_ends(self) -> None:
+        self._journeys.popleft()()
 
     def _stall(self, data: bytes | None) -> None:
         """Hold what follows; without healing, or when a frame was lost, the connection breaks in the end."""
@@ -128,7 +134,7 @@ class MemoryEnd:
             return
         self._end(reason)
         if not silent:
-            self._loop.call_at(self._next_arrival(), self._tell_other, reason)
+            self._travel(lambda: self._tell_other(reason))
 
     def _tell_other(self, reason: str) -> None:
         if self.network.is_cut(self.node, self.other.node):

@@ -98,10 +98,12 @@ class World:
             assert not left, f"tasks left behind: {left}"
 
         factory = uvloop.new_event_loop if self.name in ("peer-uvloop", "peer-blocking") else None
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(guarded())
-        if self._folder is not None:
-            self._folder.cleanup()
+        try:
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(guarded())
+        finally:
+            if self._folder is not None:
+                self._folder.cleanup()
 
     async def listen(self, handler: Handler = echo, name: str = "s1", incarnation: int = 7) -> Any:
         """Start a listener of the kernel server ``name``."""

@@ -1,0 +1,299 @@
+"""The calling side in plain threads: pools, stale connections, time-outs, forks."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from amino.aio.mode import drive
+from amino.errors import NotExecuted, OutcomeUnknown
+from amino.rpc.handshake import NodeInfo, encode_hello
+from amino.rpc.peer_link import PeerListener
+from amino.rpc.peer_transport import PeerTransport
+from amino.rpc.port import Inbound, Reply
+from amino.wire.frames import MAGIC, FrameKind, encode_frame
+from tests.rpc.worlds import CALL, LIMITS, echo
+
+IDLE_S = 0.02
+"""Longer than a connection may be idle without a look at it."""
+
+
+class ServerThread:
+    """A listener on a loop of its own thread.
+
+    Requests whose head is ``sleep <seconds>`` are answered late; those whose head is ``mute`` never.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:0") -> None:
+        self.seen: list[bytes] = []
+        self._started = threading.Event()
+        self._wanted = address
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
+        self._thread.start()
+        assert self._started.wait(5)
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        node = NodeInfo("server-process", "server", "s1", 3)
+        self.listener = await PeerListener.start(
+            self._wanted, self._serve, cluster="simulated", node_info=node, limits=LIMITS
+        )
+        self.address = self.listener.address
+        self._started.set()
+        await self._stop.wait()
+        await self.listener.aclose()
+
+    def _serve(self, inbound: Inbound) -> None:
+        self.seen.append(inbound.head)
+        word, _, rest = inbound.head.partition(b" ")
+        if word == b"sleep":
+            self.loop.call_later(float(rest), inbound.reply, 0, inbound.head)
+        elif word != b"mute":
+            echo(inbound)
+
+    def statistics(self) -> dict[str, Any]:
+        """What the listener has counted."""
+        return self.listener.statistics()
+
+    def close(self) -> None:
+        """Stop it; idempotent."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[ServerThread]:
+    """A running server."""
+    thread = ServerThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def transport() -> Iterator[PeerTransport]:
+    """A transport of this thread."""
+    one = PeerTransport("caller", "simulated", limits=LIMITS)
+    yield one
+    drive(one.aclose())
+
+
+def call(transport: PeerTransport, address: str, head: bytes, timeout_s: float = 5.0, segments: tuple = ()) -> Reply:
+    """Send a request and block until its answer."""
+    return drive(transport.request(address, CALL, head, segments, timeout_s=timeout_s))
+
+
+def test_calls_of_one_thread_share_one_connection(server: ServerThread, transport: PeerTransport) -> None:
+    """One connection serves one thread's calls, however many, of any size."""
+    for size in (0, 10, 100_000, 1_900_000, 3):
+        reply = call(transport, server.address, b"h", segments=(b"x" * size,))
+        assert len(reply.segments[0]) == size
+    assert transport.statistics()["blocking_links"] == 1
+    assert server.statistics()["links_total"] == 1
+    assert "1 links" in repr(transport)
+
+
+def test_a_timed_out_connection_is_not_used_again(server: ServerThread, transport: PeerTransport) -> None:
+    """After a time-out the next call has a fresh connection: the late answer cannot reach it."""
+    with pytest.raises(OutcomeUnknown, match="deadline"):
+        call(transport, server.address, b"sleep 0.1", timeout_s=0.02)
+    for n in range(20):
+        assert call(transport, server.address, b"%d" % n).head == b"%d" % n
+    assert server.statistics()["links_total"] == 2
+
+
+def test_a_time_out_longer_than_the_kernels_is_kept(server: ServerThread, transport: PeerTransport) -> None:
+    """A wait longer than the kernel's receive time-out goes on, and ends at its own deadline."""
+    assert call(transport, server.address, b"sleep 1.1", timeout_s=5).head == b"sleep 1.1"
+    start = time.monotonic()
+    with pytest.raises(OutcomeUnknown):
+        call(transport, server.address, b"mute", timeout_s=1.2)
+    assert 1.15 < time.monotonic() - start < 2
+
+
+def test_a_connection_closed_while_idle_is_replaced(transport: PeerTransport) -> None:
+    """A server that restarted between two calls is found through a fresh connection; nothing is lost or doubled."""
+    first = ServerThread()
+    call(transport, first.address, b"one")
+    first.close()
+    time.sleep(IDLE_S)
+    second = ServerThread(first.address)
+    try:
+        assert call(transport, second.address, b"two").head == b"two"
+        assert second.seen == [b"two"]
+    finally:
+        second.close()
+
+
+def test_a_server_that_died_between_calls_is_unreachable(transport: PeerTransport) -> None:
+    """A call right after the server's end is not executed: nobody read it."""
+    server = ServerThread()
+    call(transport, server.address, b"one")
+    server.close()
+    time.sleep(IDLE_S)
+    with pytest.raises(NotExecuted) as caught:
+        call(transport, server.address, b"two")
+    assert caught.value.reason == "unreachable"
+
+
+def test_a_request_that_left_whole_is_unknown_when_the_server_hangs_up(transport: PeerTransport) -> None:
+    """A server that closes after reading a request leaves its outcome unknown."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            opened, _ = listening.accept()
+            with opened:
+                opened.recv(65536)
+                welcome = encode_hello(NodeInfo("s", "server", "s1", 1), "simulated", 1 << 20)
+                opened.sendall(b"".join(encode_frame(FrameKind.WELCOME, 0, MAGIC, welcome)))
+                opened.recv(65536)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(OutcomeUnknown, match="closed the connection"):
+            call(transport, f"127.0.0.1:{listening.getsockname()[1]}", b"gone")
+        thread.join()
+
+
+def test_drop_ends_calls_of_other_threads_at_once(server: ServerThread, transport: PeerTransport) -> None:
+    """A server declared lost ends blocked calls as unknown, with the reason, from any thread."""
+    ended: list[BaseException] = []
+
+    def blocked() -> None:
+        try:
+            call(transport, server.address, b"mute", timeout_s=30)
+        except OutcomeUnknown as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=blocked) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while len(server.seen) < 5:
+        time.sleep(0.001)
+    start = time.monotonic()
+    transport.drop(server.address, "server s1 was declared lost")
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - start < 1
+    assert [str(error) for error in ended] == [str(ended[0])] * 5
+    assert "declared lost" in str(ended[0])
+    assert call(transport, server.address, b"again").head == b"again"
+
+
+def test_the_pool_is_bounded_and_waiting_counts(server: ServerThread) -> None:
+    """With all connections busy a call waits for one, and is not executed if none comes free in time."""
+    transport = PeerTransport("caller", "simulated", limits=dataclasses.replace(LIMITS, blocking_links_max=2))
+    threads = [threading.Thread(target=call, args=(transport, server.address, b"sleep 0.3")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while len(server.seen) < 2:
+        time.sleep(0.001)
+    with pytest.raises(NotExecuted, match="stayed busy") as caught:
+        call(transport, server.address, b"no room", timeout_s=0.05)
+    assert caught.value.reason == "deadline"
+    assert call(transport, server.address, b"room").head == b"room"
+    for thread in threads:
+        thread.join()
+    assert server.statistics()["links_total"] == 2
+    assert b"no room" not in server.seen
+    drive(transport.aclose())
+
+
+def test_replies_never_cross_between_threads(server: ServerThread, transport: PeerTransport) -> None:
+    """64 threads whose time-outs often pass only ever get their own answers."""
+    chance = random.Random(3)
+    wrong: list[object] = []
+    answered: list[int] = []
+
+    def caller(number: int) -> None:
+        for n in range(12):
+            own = b"sleep %.4f%06d" % (chance.uniform(0, 0.02), number * 1000 + n)
+            try:
+                reply = call(transport, server.address, own, timeout_s=chance.uniform(0.005, 0.05))
+            except (OutcomeUnknown, NotExecuted):
+                continue
+            answered.append(n)
+            if reply.head != own:
+                wrong.append((own, reply.head))
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(answered) > 50
+    assert transport.statistics()["blocking_links"] <= 64
+
+
+def test_a_forked_child_has_connections_of_its_own(server: ServerThread, transport: PeerTransport) -> None:
+    """After a fork the child connects anew, and the parent's connection still works."""
+    call(transport, server.address, b"parent")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # only leave through _exit: this is a copy of the whole test process
+        try:
+            transport.announce(client_id="child")
+            os.write(writing, call(transport, server.address, b"child").head)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"child"
+    os.waitpid(pid, 0)
+    assert call(transport, server.address, b"parent again").head == b"parent again"
+    assert server.statistics()["links_total"] == 2
+
+
+def test_a_link_that_idles_gets_no_pings_and_stays(server: ServerThread, transport: PeerTransport) -> None:
+    """A blocking connection is not pinged, so its idle buffer stays empty and it is used again."""
+    call(transport, server.address, b"one")
+    link = next(iter(server.listener._links))
+    for _ in range(20):
+        server.loop.call_soon_threadsafe(link.tick)
+    time.sleep(0.05)
+    call(transport, server.address, b"two")
+    assert server.statistics()["links_total"] == 1
+
+
+def test_an_interrupted_call_gives_its_connection_up(server: ServerThread, transport: PeerTransport) -> None:
+    """An exception out of a blocked call (a signal handler's, say) closes its connection."""
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            call(transport, server.address, b"mute", timeout_s=10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert transport.statistics()["blocking_links"] == 0
+    assert call(transport, server.address, b"fine").head == b"fine"
+
+
+def test_a_listener_that_leaves_takes_no_new_calls_on_old_connections(transport: PeerTransport) -> None:
+    """A connection whose server said it is going away is not used again."""
+    server = ServerThread()
+    call(transport, server.address, b"one")
+    leaving = asyncio.run_coroutine_threadsafe(server.listener.aclose(grace_s=0.2), server.loop)
+    leaving.result(5)
+    time.sleep(IDLE_S)
+    with pytest.raises(NotExecuted):
+        call(transport, server.address, b"two")
+    server.close()
+    assert server.seen == [b"one"]
