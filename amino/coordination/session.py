@@ -166,8 +166,8 @@ class SessionHolder:
         """
         deadline = self._clock.monotonic() + timeout_s
         try:
-            lease = await self._grant(deadline)
-            incarnation = await self._claim(record, lease, deadline, self._clock.monotonic() + wait_s)
+            await self._grant(deadline)
+            incarnation = await self._claim(record, deadline, self._clock.monotonic() + wait_s)
         except BaseException:
             await self._give_back()
             raise
@@ -222,7 +222,7 @@ class SessionHolder:
         await self._tasks.aclose()
         self._feed(Released())
 
-    async def _grant(self, deadline: float) -> int:
+    async def _grant(self, deadline: float) -> None:
         while True:
             sent_at = self._clock.boottime()
             try:
@@ -231,20 +231,24 @@ class SessionHolder:
                 await self._pause_until(deadline)
                 continue
             self._feed(Granted(sent_at, lease))
-            return lease
+            return
 
-    async def _claim(self, record: bytes, lease: int, deadline: float, patience: float) -> int:
-        put = Put(self._key, record, lease)
+    async def _claim(self, record: bytes, deadline: float, patience: float) -> int:
         while True:
+            put = Put(self._key, record, self._state.lease)
             try:
                 result = await self._store.txn([absent(self._key)], [put], [Get(self._key)])
             except CoordinationUnavailable:
                 await self._pause_until(deadline)
                 continue
+            except Conflict:  # the lease ended while we waited
+                await self._pause_until(deadline)
+                await self._grant(deadline)
+                continue
             if result.succeeded:
                 return result.revision
             holder = result.reads[0][0]
-            if holder.lease == lease:  # an earlier try of ours landed although it was not answered
+            if holder.lease == put.lease:  # an earlier try of ours landed although it was not answered
                 return holder.create_revision
             await self._wait_for_holder(holder, deadline, patience)
 
@@ -261,7 +265,9 @@ class SessionHolder:
                     clock=self._clock,
                 )
                 return
-            await self._store.keep_alive(self._state.lease)
+            sent_at = self._clock.boottime()
+            if await self._store.keep_alive(self._state.lease) > 0:
+                self._feed(Granted(sent_at, self._state.lease))  # the claim, sent later, confirms it as well
         except CoordinationUnavailable:
             await self._pause_until(deadline)
             return
