@@ -36,6 +36,7 @@ async def serve(**options: Any) -> AsyncIterator[Port]:
     invoker = FakeInvoker(registry)
     options = {"bind": FakeStub, "message_bytes_max": 1024 * 1024, **options}
     server = await GrpcServer.start("127.0.0.1:0", registry=registry, kernel=kernel, invoker=invoker, **options)
+    await server.set_serving(serving=True)
     running = Port(server, registry, kernel, invoker)
     try:
         yield running

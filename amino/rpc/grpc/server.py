@@ -10,7 +10,8 @@ ends the process.
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from amino.rpc.grpc.service import Counters, generic_handler
 from amino.rpc.tls import TlsConfig, check_listen
 from amino.wire.gen.amino_v1 import invoke_pb2, kernel_pb2, registry_pb2
 from amino.wire.typed import Bind
-
-_log = logging.getLogger("amino.grpc")
 
 REGISTRY = "amino.v1.Registry"
 KERNEL = "amino.v1.Kernel"
@@ -68,7 +67,7 @@ class GrpcServer:
         message_bytes_max: int = FRAME_BYTES_MAX,
         requests_max: int = IN_FLIGHT_PER_SERVER_MAX,
     ) -> GrpcServer:
-        """Listen on ``address`` and serve.
+        """Listen on ``address`` and answer; health checkers hear NOT_SERVING until ``set_serving``.
 
         Args:
             address: ``host:port``; port 0 takes a free one.
@@ -86,6 +85,8 @@ class GrpcServer:
         """
         check_listen(address, tls, insecure=insecure)
         endpoint = parse_address(address)
+        credentials = None if tls is None else _credentials(tls)
+        _check_free(address, endpoint)
         server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", 0),
@@ -97,7 +98,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=requests_max,
         )
         servicer = health.aio.HealthServicer()
-        self = cls(server, _bind_port(server, address, endpoint, tls), servicer)
+        self = cls(server, _bind_port(server, address, endpoint, credentials), servicer)
         try:
             for descriptor, methods in (
                 (registry_pb2.DESCRIPTOR, RegistryService(registry, bind).methods()),
@@ -110,8 +111,8 @@ class GrpcServer:
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             names = [REGISTRY, KERNEL, INVOKE, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, server)
+            await self.set_serving(serving=False)
             await server.start()
-            await self.set_serving(serving=True)
         except BaseException:
             await server.stop(None)
             raise
@@ -148,13 +149,34 @@ class GrpcServer:
             self._closing.set_result(None)
 
 
-def _bind_port(server: grpc.aio.Server, address: str, endpoint: Endpoint, tls: TlsConfig | None) -> str:
+def _check_free(address: str, endpoint: Endpoint) -> None:
+    """Bind the address ourselves first: gRPC says less about what is wrong, and never frees a server it cannot bind."""
+    if endpoint.path:
+        return
     try:
-        port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
-    except RuntimeError as error:
+        for family, kind, protocol, _, place in socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except OSError as error:
         raise Invalid(
-            f"gRPC cannot listen on {address!r}: {error}; another process may have the port, or the host is not ours"
+            f"gRPC cannot listen on {address!r}: {error.strerror or error}; another process may have the port, or the "
+            "host is not this machine's: choose another address"
         ) from error
+
+
+def _bind_port(
+    server: grpc.aio.Server, address: str, endpoint: Endpoint, credentials: grpc.ServerCredentials | None
+) -> str:
+    try:
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError as error:
+        raise Invalid(f"gRPC cannot listen on {address!r}: {error}; choose another address") from error
     return address if endpoint.path else format_address(endpoint.host, port)
 
 
