@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from amino.aio import mode
 from amino.aio.signal import Signal
 from amino.aio.workers import Workers
 from amino.checkpoint.store import Buffer, CheckpointStore
@@ -104,13 +105,18 @@ class StoreAccess:
             _log.info("left for the collector: %s", error)
 
     async def aclose(self, timeout_s: float = 5.0) -> None:
-        """Let what was begun finish (at most ``timeout_s`` seconds) and end the threads. Idempotent."""
+        """Let what was begun finish (at most ``timeout_s`` seconds), end the threads, close the store. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
         try:
             await self._idle.wait(timeout_s)
         except TimeoutError:
             _log.warning("%s still hangs; its threads are left behind", self.store.url)
+            self._workers.close()
+            return
         self._workers.close()
+        await mode.offload(self.store.close)
 
     def _submit(self, job: _Job) -> None:
         with self._lock:

@@ -7,8 +7,6 @@ Failure behaviour: ``StoreFailed``; every operation can be repeated.
 
 from __future__ import annotations
 
-import hashlib
-
 from amino.checkpoint import names
 from amino.checkpoint.access import StoreAccess
 from amino.checkpoint.collector import delete_all
@@ -41,13 +39,14 @@ class StoredBlobs:
                 f"{kind} of {len(content)} bytes need a checkpoint store, which this server lacks; start servers with --store",
                 kind="none",
             )
-        digest = hashlib.sha256(content).hexdigest()
-        url = names.code(name) if kind == "code" else f"{names.arguments_of(name)}{digest}"
+        url = names.code(name) if kind == "code" else names.arguments(name)
         try:
             await self._access.write(url, content)
         except AlreadyExists:
             if await self._access.read(url) != content:
-                raise StoreFailed(f"{url} in {self._access.store.url} is damaged; remove it", kind="broken") from None
+                raise StoreFailed(
+                    f"{url} in {self._access.store.url} holds something else; remove it", kind="broken"
+                ) from None
         return url
 
     async def get(self, url: str) -> bytes:

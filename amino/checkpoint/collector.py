@@ -59,10 +59,12 @@ async def collect(
 
 
 def _delete_all(store: CheckpointStore, ms_id: str) -> int:
-    files = [*store.list(names.checkpoints_of(ms_id)), *store.list(names.arguments_of(ms_id))]
-    for file in files:
-        store.delete(file.key)
-    return len(files)
+    keys = [file.key for file in store.list(names.checkpoints_of(ms_id))]
+    if store.exists(names.arguments(ms_id)):
+        keys.append(names.arguments(ms_id))
+    for key in keys:
+        store.delete(key)
+    return len(keys)
 
 
 def _collect(

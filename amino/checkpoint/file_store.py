@@ -47,8 +47,11 @@ class FileStore:
         self._synced: dict[Path, int] = {}
         with self._translated("open", ""):
             (self._root / _PARTIAL).mkdir(parents=True, exist_ok=True)
-            self._sync_folder(self._root)
-            self._sync_folder(self._root.parent)
+            for folder in (self._root, *self._root.parents):  # any of them may have been made just now
+                try:
+                    self._sync_folder(folder)
+                except PermissionError:  # not ours, so it was there before
+                    break
 
     def __repr__(self) -> str:
         return f"FileStore({self._root})"

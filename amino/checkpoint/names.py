@@ -60,9 +60,9 @@ def microservice_of(key: str) -> str:
     return key[len(CHECKPOINTS) :].partition("/")[0]
 
 
-def arguments_of(ms_id: str) -> str:
-    """Return the prefix of a microservice's constructor arguments that are too large for etcd."""
-    return f"{ARGUMENTS}{ms_id}/"
+def arguments(ms_id: str) -> str:
+    """Return the name of a microservice's constructor arguments that are too large for etcd."""
+    return f"{ARGUMENTS}{ms_id}"
 
 
 def code(sha256: str) -> str:

@@ -35,6 +35,7 @@ def unpack(content: bytes, sha256: str, cache: Path, *, bytes_max: int = UNPACKE
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = _checked(archive, sha256)
+            _make_private(cache)
             final = cache / sha256
             if _has_exactly(final, archive, entries):
                 return final
@@ -66,6 +67,16 @@ def _checked(archive: zipfile.ZipFile, sha256: str) -> list[zipfile.ZipInfo]:
     return entries
 
 
+def _make_private(cache: Path) -> None:
+    """Make sure that nobody else can put code into the folder."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = cache.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise CodeUnavailable(
+            f"others may write to {cache}, where code is unpacked; chmod go-w it, or choose another folder"
+        )
+
+
 def _has_exactly(folder: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> bool:
     del archive
     if not folder.is_dir():
@@ -91,7 +102,7 @@ def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], final: Pat
                     if left < 0:
                         raise CodeUnavailable(f"bundle {final.name} unpacks to more than {bytes_max} bytes; push less")
                     target.write(chunk)
-        fresh.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir(exist_ok=True)
         if not final.exists():
             try:
                 os.rename(fresh, final)

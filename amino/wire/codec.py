@@ -12,6 +12,7 @@ pickled between trusted peers; between others everything must be typed.
 from __future__ import annotations
 
 import datetime as dt
+import io
 import pickle
 import traceback
 import zlib
@@ -19,10 +20,10 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-import cloudpickle
 import msgspec
 
 from amino.errors import Invalid, NotEncodable, RemoteError
+from amino.wire import by_value
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,6 +31,10 @@ NOTHING, TYPED, PICKLED = 0, 1, 2
 
 BINDING: ContextVar[Any] = ContextVar("amino_binding", default=None)
 """The runtime that refs decoded in this context belong to; has ``bind(ref)``."""
+
+FindClass = Callable[[str, str], Any]
+FIND_CLASS: ContextVar[FindClass | None] = ContextVar("amino_find_class", default=None)
+"""How names in pickles are resolved in this context: by the code of the microservice that reads them (``CodeLoader``)."""
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _SMALL = 16
@@ -211,7 +216,7 @@ def _pickle(value: Any) -> list[Buffer]:
 
 
 def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
-    # Classes of a script or notebook cannot be imported elsewhere: cloudpickle sends them by value.
+    # Classes of a script or notebook cannot be imported elsewhere: they are sent by value.
     try:
         data = pickle.dumps(value, 5, buffer_callback=buffer_callback)
         if b"__main__" not in data:
@@ -221,7 +226,7 @@ def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | N
     else:
         problem = TypeError("its class is defined in __main__")
     try:
-        return cloudpickle.dumps(value, 5)  # type: ignore[no-any-return]
+        return by_value.dumps(value)
     except Exception as error:  # user classes may raise anything here
         raise NotEncodable(
             f"a value of type {type(value).__qualname__} cannot be sent: {error} (plain pickle: {problem}); "
@@ -232,7 +237,10 @@ def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | N
 def _unpickle(segments: Sequence[Buffer], binding: Any) -> Any:
     token = BINDING.set(binding)
     try:
-        return pickle.loads(segments[0], buffers=segments[1:])
+        find_class = FIND_CLASS.get()
+        if find_class is None:
+            return pickle.loads(segments[0], buffers=segments[1:])
+        return _FindingUnpickler(find_class, segments).load()
     except Exception as error:  # unpickling runs user code, which may raise anything
         raise Invalid(
             f"a received object cannot be rebuilt here: {type(error).__name__}: {error}; "
@@ -240,6 +248,15 @@ def _unpickle(segments: Sequence[Buffer], binding: Any) -> Any:
         ) from error
     finally:
         BINDING.reset(token)
+
+
+class _FindingUnpickler(pickle.Unpickler):
+    def __init__(self, find_class: FindClass, segments: Sequence[Buffer]) -> None:
+        super().__init__(io.BytesIO(segments[0]), buffers=segments[1:])
+        self._find_class = find_class
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._find_class(module, name)
 
 
 def _to_typed(value: Any, depth: int) -> Any:

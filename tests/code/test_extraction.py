@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import threading
 import zipfile
@@ -97,3 +98,13 @@ def test_many_at_once_share_one_folder(tmp_path: Path) -> None:
         thread.join(20)
     assert set(folders) == {tmp_path / SHA}
     assert [path.name for path in tmp_path.iterdir()] == [SHA]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows folders have access lists, not modes")
+def test_a_cache_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    """Code is not unpacked where somebody else could replace it."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.raises(CodeUnavailable, match="others may write"):
+        unpack(_zip({"a.py": b""}), SHA, cache)

@@ -332,3 +332,24 @@ async def test_passing_troubles_are_no_verdict_on_the_code(
     bundles.failure = None
     assert active(sha256) is None
     assert await loader.load("shop.counter:Counter", sha256)
+
+
+async def test_values_decoded_for_a_bundle_are_of_its_classes(
+    loader: CodeLoader, bundles: Bundles, tmp_path: Path
+) -> None:
+    """The codec resolves names by the code set in its context, out-of-band buffers included."""
+    from amino.wire import codec
+
+    sha256 = bundles.add("zip", zip_folder(_app(tmp_path, 1)))
+    counter = await loader.load("shop.counter:Counter", sha256)
+    item = type(counter().items[0])
+    data = _protocol_0_names(item, sha256)
+    with pytest.raises(Invalid, match="cannot be rebuilt"):
+        codec.decode(codec.PICKLED, [data])
+    token = codec.FIND_CLASS.set(loader.find_class(sha256))
+    try:
+        assert codec.decode(codec.PICKLED, [data]) is item
+        number, segments = codec.encode([item(1), bytearray(100_000), pickle.PickleBuffer(b"x" * 100)])
+        assert codec.decode(number, segments)[0] == item(1)
+    finally:
+        codec.FIND_CLASS.reset(token)
