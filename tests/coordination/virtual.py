@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -61,3 +61,10 @@ def run_virtual(main: Any) -> Any:
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+async def until(predicate: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until ``predicate()`` holds; for conditions that nothing announces."""
+    async with asyncio.timeout(timeout_s):
+        while not predicate():  # noqa: ASYNC110 - the time is virtual, or the condition is another process's
+            await asyncio.sleep(0.01)
