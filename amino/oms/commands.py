@@ -2,8 +2,8 @@
 
 Owns time-outs, addresses, and the proof that a lost incarnation is dead (tombstone, else a try to fence it). Leaves what
 to command to ``leader``.
-Invariants: no command outlives the news that its server is gone, or that its microservice is to be deleted; a lost
-incarnation is asked to stop at most once by this server.
+Invariants: no command outlives the news that its server is gone, or that its microservice is to be deleted; only an
+incarnation that etcd proves to be gone is asked to stop, at most once by this server.
 Failure behaviour: ``TimeoutError`` when time ran out or the server was lost; errors of the kernel pass through.
 """
 
@@ -19,8 +19,8 @@ from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import ReplicaDocument, Tombstone, decode
 from amino.contracts.services import FenceRequest, Kernel, KernelCaller
 from amino.coordination.keys import Keys
-from amino.coordination.store import Store
-from amino.errors import AminoError, NotExecuted
+from amino.coordination.store import Delete, Get, Store, not_created_at
+from amino.errors import AminoError, Conflict, NotExecuted
 from amino.oms.directory import Directory, Host
 
 FENCE_TIMEOUT_S = 0.2
@@ -93,7 +93,7 @@ class Commands:
         """Return the tombstone of a lost incarnation; if there is none, first try to make it stop.
 
         Raises:
-            CoordinationUnavailable: etcd did not say.
+            Conflict: it is not lost. CoordinationUnavailable: etcd did not say.
         """
         host = (name, incarnation)
         task = self._proofs.get(host)
@@ -116,9 +116,14 @@ class Commands:
 
     async def _prove(self, name: str, incarnation: int) -> Tombstone | None:
         key = self._keys.tombstone(name, incarnation)
-        record = await self._store.get(key)
-        if record is not None:
-            return decode(record.value, Tombstone, key)
+        # a transaction on the write path, because a stale list or a stale read must not make us stop a live server
+        gone = not_created_at(self._keys.server(name), incarnation)
+        result = await self._store.txn([gone], [Get(key), Delete(self._keys.nothing)])
+        if not result.succeeded:
+            self._directory.servers_cache.relist_soon()
+            raise Conflict(f"server {name}@{incarnation} lives, whatever this server has heard")
+        if result.reads[0]:
+            return decode(result.reads[0][0].value, Tombstone, key)
         departed = self._directory.departed.get((name, incarnation))
         if departed is not None:
             with contextlib.suppress(AminoError, TimeoutError, OSError):
