@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("amino.node")
 EXIT_FENCED = 4
+_ETCD_TIMEOUT_S = 2.0
 
 
 class KernelNode:
@@ -111,7 +112,7 @@ class KernelNode:
         self._listener.announce(NodeInfo(self._transport.node_info.client_id, "server", config.name, incarnation))
         self._transport.announce(incarnation=incarnation)
         self._store = await open_store(
-            config.etcd, request_timeout_s=config.session.request_timeout_s, clock=self._clock
+            config.etcd, request_timeout_s=max(config.session.request_s, _ETCD_TIMEOUT_S), clock=self._clock
         )
         storage = CodeStorage(self._store, self._keys, self._access, self._clock)
         cache = Path(tempfile.gettempdir()) / f"amino-code-{os.getuid() if hasattr(os, 'getuid') else 0}"
@@ -200,10 +201,14 @@ class _Late:
     def __getattr__(self, method: str) -> Any:
         if method.startswith("__"):
             raise AttributeError(method)
-        server = self._node._server  # noqa: SLF001 - a part of its owner
-        if server is None:
-            raise self._node._not_ready()  # noqa: SLF001 - as above
-        return getattr(getattr(server, self._name), method)
+
+        async def call(*args: Any) -> Any:
+            server = self._node._server  # noqa: SLF001 - a part of its owner
+            if server is None:
+                raise self._node._not_ready()  # noqa: SLF001 - as above
+            return await getattr(getattr(server, self._name), method)(*args)
+
+        return call
 
 
 def _stop_now(why: str) -> None:
