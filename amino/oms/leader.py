@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -107,6 +108,7 @@ class Leader:
         self.on_wait: Callable[[str, str], None] | None = None
         self._random = random
         self._tasks = TaskOwner("leader")
+        self._preempted: Counter[str] = Counter()
         self._verdicts: OrderedDict[str, AminoError] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -143,6 +145,26 @@ class Leader:
             return await self.advance(ms_id)
         except AminoError as error:
             return error
+
+    @asynccontextmanager
+    async def hold_first(self, ms_id: str) -> AsyncIterator[None]:
+        """Hold the lock of ``ms_id``, ahead of passes under way: they end at their present step."""
+        self._preempted[ms_id] += 1
+        waits = True
+        try:
+            self.commands.interrupt(lambda one: one == ms_id)
+            async with self.locks.hold(ms_id):
+                waits = self._let_pass(ms_id)
+                yield
+        finally:
+            if waits:
+                self._let_pass(ms_id)
+
+    def _let_pass(self, ms_id: str) -> bool:
+        self._preempted[ms_id] -= 1
+        if not self._preempted[ms_id]:
+            del self._preempted[ms_id]
+        return False
 
     async def advance_locked(self, ms_id: str) -> Progress:
         """As ``advance``; the caller holds the lock."""
@@ -210,6 +232,8 @@ class Leader:
             work.steps += 1
             if work.steps > STEPS_MAX:
                 return Progress(work.found, f"no end after {STEPS_MAX} steps")
+            if work.ms_id in self._preempted:
+                return Progress(work.found, "it is about to be deleted")
             try:
                 wait = await self._step(work, work.found)
             except Conflict:

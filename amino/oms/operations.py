@@ -208,8 +208,10 @@ class Operations:
         """
         leader, ms_id = self._leader, request.microservice
         until = self._clock.monotonic() + request.timeout_s
-        leader.commands.interrupt(lambda one: one == ms_id)
-        await self._edit(ms_id, until, machine.deleting, unless=lambda document: document.phase == Phase.DELETING)
+        async with leader.hold_first(ms_id):
+            await self._edit_locked(
+                ms_id, until, machine.deleting, unless=lambda document: document.phase == Phase.DELETING
+            )
         found = await self._until_done(ms_id, until, "the deletion")
         assert found is None, "a deletion is never taken back"
         leader.events.add("deleted", ms_id)
@@ -384,6 +386,19 @@ class Operations:
         unless: Callable[[GroupDocument], bool] | None = None,
         only: str = "",
     ) -> Found:
+        """As ``_edit_locked``, under the lock."""
+        async with self._leader.locks.hold(ms_id):
+            return await self._edit_locked(ms_id, until, change, unless=unless, only=only)
+
+    async def _edit_locked(
+        self,
+        ms_id: str,
+        until: float,
+        change: Callable[[GroupDocument], GroupDocument],
+        *,
+        unless: Callable[[GroupDocument], bool] | None = None,
+        only: str = "",
+    ) -> Found:
         """Write ``change`` of the document as it is, however often it takes.
 
         Args:
@@ -392,28 +407,27 @@ class Operations:
         """
         leader = self._leader
         uncertain = False
-        async with leader.locks.hold(ms_id):
-            found = leader.directory.group(ms_id) or await leader.writes.read(ms_id)
-            while True:
-                if found is None:
-                    raise NotFound(f"there is no microservice {ms_id}", microservice=ms_id)
-                if unless is not None and unless(found.document):
+        found = leader.directory.group(ms_id) or await leader.writes.read(ms_id)
+        while True:
+            if found is None:
+                raise NotFound(f"there is no microservice {ms_id}", microservice=ms_id)
+            if unless is not None and unless(found.document):
+                return found
+            if only and found.document.phase != only:
+                if uncertain:  # our write had landed
                     return found
-                if only and found.document.phase != only:
-                    if uncertain:  # our write had landed
-                        return found
-                    state = machine.state_of(found.document)
-                    raise Conflict(f"microservice {ms_id} is {state}, not {only}; nothing was done")
-                try:
-                    return await leader.writes.replace(ms_id, ROOT, found, change(found.document))
-                except Conflict:
-                    await leader.writes.check_leadership(ms_id)
-                    found = await leader.writes.read(ms_id)
-                except CoordinationUnavailable:
-                    if self._clock.monotonic() >= until:
-                        raise
-                    uncertain = True
-                    found = await leader.writes.settle(ms_id)
+                state = machine.state_of(found.document)
+                raise Conflict(f"microservice {ms_id} is {state}, not {only}; nothing was done")
+            try:
+                return await leader.writes.replace(ms_id, ROOT, found, change(found.document))
+            except Conflict:
+                await leader.writes.check_leadership(ms_id)
+                found = await leader.writes.read(ms_id)
+            except CoordinationUnavailable:
+                if self._clock.monotonic() >= until:
+                    raise
+                uncertain = True
+                found = await leader.writes.settle(ms_id)
 
     async def _until_done(self, ms_id: str, until: float, what: str) -> Found | None:
         """Let the leader go on until nothing is left to do; returns the document, None when it is gone.
