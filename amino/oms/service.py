@@ -12,7 +12,7 @@ import random as random_module
 
 from amino.aio.clock import Clock
 from amino.contracts.documents import ServerRecord, decode
-from amino.contracts.services import KernelCaller, RegistryCaller
+from amino.contracts.services import KernelCaller, Membership, RegistryCaller
 from amino.coordination.keys import Keys
 from amino.coordination.store import Compare, Record, Store
 from amino.errors import Conflict, Invalid
@@ -46,12 +46,12 @@ class _Bound:
 class Oms:
     """One server's OMS.
 
-    Start it, make the ``SlotElection`` with ``slot_gained`` and ``slot_lost``, call ``bind`` with it, then start it.
+    Make the ``SlotElection`` with ``slot_gained`` and ``slot_lost``, call ``lead_with`` with it; start this, then that.
 
     Args:
-        server: this server's name.
+        name: this server's name.
         store: for reads and watches. writer: for guarded writes.
-        kernels, registries: how other servers are reached (this one too).
+        kernels, peers: how other servers are reached (this one too).
         chains, blobs: what the layers above know.
         random: for ids and jitter.
 
@@ -63,18 +63,18 @@ class Oms:
     def __init__(
         self,
         *,
-        server: str,
+        name: str,
         store: Store,
         writer: Writer,
         keys: Keys,
         clock: Clock,
         random: random_module.Random,
         kernels: KernelCaller,
-        registries: RegistryCaller,
+        peers: RegistryCaller,
         chains: Chains,
         blobs: Blobs,
     ) -> None:
-        self._server = server
+        self._name = name
         self._guards = _Bound()
         self.directory = Directory(store, keys, clock)
         self._records = Records(store, keys)
@@ -95,9 +95,10 @@ class Oms:
         self._housekeeping = Housekeeping(
             store=store, keys=keys, leader=self.leader, kernels=kernels, led=self.reconciler.led
         )
+        self._finder = Finder(store, keys, self.directory, self._records)
         locator = Locator(self.directory, self._records, writes, clock)
         self.registry = RegistryService(
-            server=server,
+            server=name,
             leads=self.reconciler.led.__contains__,
             store=store,
             keys=keys,
@@ -106,14 +107,14 @@ class Oms:
             records=self._records,
             operations=Operations(self.leader, clock),
             locator=locator,
-            finder=Finder(store, keys, self.directory, self._records),
+            finder=self._finder,
             events=self.events,
             blobs=blobs,
-            caller=registries,
+            caller=peers,
         )
 
     def __repr__(self) -> str:
-        return f"Oms({self._server}, {self.reconciler!r})"
+        return f"Oms({self._name}, {self.reconciler!r})"
 
     async def start(self) -> None:
         """Fill the caches and begin to look after what is led here.
@@ -125,9 +126,13 @@ class Oms:
         self.reconciler.start()
         self._housekeeping.start()
 
-    def bind(self, guards: SlotGuards) -> None:
+    def lead_with(self, guards: SlotGuards) -> None:
         """Take the proofs of leadership from ``guards`` (the election) from now on."""
         self._guards.guards = guards
+
+    def membership(self) -> Membership:
+        """Return the live servers as known now."""
+        return self._finder.members()
 
     def may_lead(self, record: Record) -> bool:
         """Return whether the server of a ``servers/`` record may lead slots: the election's ``eligible``."""

@@ -305,14 +305,14 @@ class Server:
         self.incarnation = (await world.admin.txn([], [Put(key, encode(self.record), self.lease)])).revision
         self.writer = GuardedWriter(self.store)
         self.oms = Oms(
-            server=self.name,
+            name=self.name,
             store=self.store,
             writer=self.writer,
             keys=self.keys,
             clock=world.clock,
             random=random.Random(self.incarnation),
             kernels=self,
-            registries=self,
+            peers=self,
             chains=FakeChains(),
             blobs=self,
         )
@@ -329,7 +329,7 @@ class Server:
             on_lost=self.oms.slot_lost,
             clock=world.clock,
         )
-        self.oms.bind(self.election)
+        self.oms.lead_with(self.election)
         await self.election.start()
         self.started = True
         return self
