@@ -17,13 +17,13 @@ from amino.rpc.blocking_link import BlockingLink, StaleLinkError
 from amino.rpc.client_link import unreachable
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Sequence
 
     from amino.aio.clock import Clock
     from amino.rpc.handshake import NodeInfo
     from amino.rpc.limits import LinkLimits
     from amino.rpc.port import Buffer, Peer, Reply
+    from amino.rpc.tls import ClientTls
 
 
 class BlockingPool:
@@ -110,12 +110,12 @@ class BlockingLinks:
     """Blocking requests to any address; used by many threads at once."""
 
     def __init__(
-        self, cluster: str, limits: LinkLimits, clock: Clock, context: ssl.SSLContext | None, *, insecure: bool
+        self, cluster: str, limits: LinkLimits, clock: Clock, tls: ClientTls | None, *, insecure: bool
     ) -> None:
         self._cluster = cluster
         self._limits = limits
         self._clock = clock
-        self._context = context
+        self._tls = tls
         self._insecure = insecure
         self._lock = threading.Lock()
         self._pools: dict[str, BlockingPool] = {}
@@ -146,7 +146,7 @@ class BlockingLinks:
             fresh = not link.used
             try:
                 if fresh:
-                    link.connect(self._cluster, node_info, deadline, self._context, insecure=self._insecure)
+                    link.connect(self._cluster, node_info, deadline, self._tls, insecure=self._insecure)
                 return link.exchange(kind, head, segments, deadline)
             except StaleLinkError as problem:
                 if fresh:
@@ -161,7 +161,7 @@ class BlockingLinks:
         link = pool.take(deadline)
         try:
             if not link.used:
-                link.connect(self._cluster, node_info, deadline, self._context, insecure=self._insecure)
+                link.connect(self._cluster, node_info, deadline, self._tls, insecure=self._insecure)
             return link.peer
         finally:
             pool.give_back(link)

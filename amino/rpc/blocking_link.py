@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from amino.errors import AminoError, Invalid, NotExecuted
 from amino.rpc.address import is_loopback, parse_address
-from amino.rpc.client_link import unknown, unreachable
+from amino.rpc.client_link import hung_up, unknown, unreachable
 from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode_hello, judge
 from amino.rpc.port import Reply
 from amino.rpc.tls import explain, identity_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from amino.aio.clock import Clock
     from amino.rpc.limits import LinkLimits
     from amino.rpc.port import Buffer, Peer
+    from amino.rpc.tls import ClientTls
     from amino.wire.frames import Frame
 
 _REPLY = int(FrameKind.REPLY)
@@ -101,7 +102,7 @@ class BlockingLink:
         return self._peer
 
     def connect(
-        self, cluster: str, node_info: NodeInfo, deadline: float, context: ssl.SSLContext | None, *, insecure: bool
+        self, cluster: str, node_info: NodeInfo, deadline: float, tls: ClientTls | None, *, insecure: bool
     ) -> None:
         """Connect and shake hands.
 
@@ -115,7 +116,7 @@ class BlockingLink:
             raise late(self._address)
         deadline = clock.monotonic() + min(remaining, self._limits.connect_s)
         try:
-            self._open(deadline, context)
+            self._open(deadline, tls.context if tls is not None else None)
             hello = encode_hello(node_info, cluster, self._limits.frame_bytes_max, FEATURE_BLOCKING)
             self._send_all(encode_frame(FrameKind.HELLO, 0, MAGIC, hello), deadline)
             kind, _, _, head, _ = self._receive(deadline)
@@ -126,8 +127,11 @@ class BlockingLink:
             self.close()
             raise unreachable(self._address, f"no answer within {self._limits.connect_s:g} s") from problem
         except OSError as problem:
+            connected = self._socket is not None
             self.close()
-            raise unreachable(self._address, self.drop_reason or problem) from problem
+            if self.drop_reason or not connected:
+                raise unreachable(self._address, self.drop_reason or problem) from problem
+            raise hung_up(self._address, problem, tls) from problem
         except BaseException:
             self.close()
             raise

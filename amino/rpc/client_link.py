@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from amino.aio.clock import Clock
     from amino.rpc.limits import LinkLimits
     from amino.rpc.port import Buffer, Peer
+    from amino.rpc.tls import ClientTls
     from amino.wire.frames import Frame
 
 _REPLY = int(FrameKind.REPLY)
@@ -41,6 +42,13 @@ def unreachable(address: str, why: object) -> NotExecuted:
         reason="unreachable",
         address=address,
     )
+
+
+def hung_up(address: str, why: object, tls: ClientTls | None) -> AminoError:
+    """Return the error for a peer that closed the connection before it said who it is."""
+    if tls is not None:
+        return tls.hung_up(address)
+    return unreachable(address, f"{why} during the handshake, perhaps because it wants TLS")
 
 
 def unknown(address: str, why: str) -> OutcomeUnknown:
@@ -66,6 +74,7 @@ class ClientLink(LinkProtocol):
         limits: LinkLimits,
         counters: LinkCounters,
         clock: Clock,
+        tls: ClientTls | None = None,
         *,
         insecure: bool = False,
     ) -> None:
@@ -74,6 +83,7 @@ class ClientLink(LinkProtocol):
         self._cluster = cluster
         self._hello = hello
         self._insecure = insecure
+        self._tls = tls
         self._now = clock.monotonic
         self._welcomed: asyncio.Future[Peer] = loop.create_future()
         self._welcomed.add_done_callback(_retrieve)
@@ -98,7 +108,7 @@ class ClientLink(LinkProtocol):
         limits: LinkLimits,
         counters: LinkCounters,
         clock: Clock,
-        context: ssl.SSLContext | None = None,
+        tls: ClientTls | None = None,
         insecure: bool = False,
     ) -> ClientLink:
         """Connect and shake hands, within ``connect_s``.
@@ -110,7 +120,8 @@ class ClientLink(LinkProtocol):
         endpoint = parse_address(address)
         loop = asyncio.get_running_loop()
         hello = encode_hello(node_info, cluster, limits.frame_bytes_max)
-        link = cls(loop, address, cluster, hello, limits, counters, clock, insecure=insecure)
+        link = cls(loop, address, cluster, hello, limits, counters, clock, tls, insecure=insecure)
+        context = tls.context if tls is not None else None
         try:
             async with asyncio.timeout(limits.connect_s):
                 if endpoint.path:
@@ -298,9 +309,7 @@ class ClientLink(LinkProtocol):
 
     def _on_lost(self) -> None:
         if not self._welcomed.done():
-            self._welcomed.set_exception(
-                unreachable(self.address, f"{self.close_reason} during the handshake (does one side use TLS only?)")
-            )
+            self._welcomed.set_exception(hung_up(self.address, self.close_reason, self._tls))
         if self._timer is not None:
             self._timer.cancel()
         self._writable.set()

@@ -27,9 +27,9 @@ from amino.rpc.client_link import ClientLink, unreachable
 from amino.rpc.handshake import NodeInfo
 from amino.rpc.limits import LIMITS, LinkLimits
 from amino.rpc.link import LinkCounters
+from amino.rpc.tls import ClientTls
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Sequence
 
     from amino.rpc.port import Buffer, Peer, Reply
@@ -103,7 +103,7 @@ class LoopLinks:
             limits=transport.limits,
             counters=transport.counters,
             clock=transport.clock,
-            context=transport.context,
+            tls=transport.tls,
             insecure=transport.insecure,
         )
         self._open.add(link)
@@ -197,7 +197,7 @@ class PeerTransport:
         self.limits = limits
         self.insecure = insecure
         self.clock: Clock = clock if clock is not None else RealClock()
-        self.context: ssl.SSLContext | None = tls.client_context() if tls is not None else None
+        self.tls: ClientTls | None = ClientTls(tls) if tls is not None else None
         self.counters = LinkCounters()
         self._lock = threading.Lock()
         self._closed = False
@@ -210,7 +210,7 @@ class PeerTransport:
         return f"PeerTransport({self.node_info.client_id}, {self.statistics()['links']} links)"
 
     def _new_blocking(self) -> BlockingLinks:
-        return BlockingLinks(self.cluster, self.limits, self.clock, self.context, insecure=self.insecure)
+        return BlockingLinks(self.cluster, self.limits, self.clock, self.tls, insecure=self.insecure)
 
     def announce(self, *, client_id: str | None = None, incarnation: int | None = None) -> None:
         """Tell later handshakes who we are now (after a fork, or once the server has its incarnation)."""

@@ -100,6 +100,40 @@ class TlsConfig:
                 return
 
 
+class ClientTls:
+    """What connecting needs: the context, and the words for a server that hangs up without saying why.
+
+    Args:
+        config: our certificate.
+
+    Raises:
+        Invalid: as ``TlsConfig.client_context``.
+    """
+
+    __slots__ = ("config", "context")
+
+    def __init__(self, config: TlsConfig) -> None:
+        self.config = config
+        self.context = config.client_context()
+
+    def hung_up(self, address: str) -> AminoError:
+        """Return the error for a server that closed the connection during the handshake.
+
+        Servers refuse a certificate after the client took the handshake for done, often without an alert; so our own
+        certificate, which may have expired since the start, is looked at again.
+        """
+        try:
+            self.config.client_context()
+        except Invalid as problem:
+            return PermissionDenied(f"the server at {address} refused us: {problem.message}")
+        return NotExecuted(
+            f"the server at {address} closed the connection during the TLS handshake; use TLS on both sides, with "
+            "certificates of one authority",
+            reason="unreachable",
+            address=address,
+        )
+
+
 def explain(problem: ssl.SSLError, whose: str) -> AminoError:
     """Return the error for a failed TLS handshake with ``whose`` (for example ``peer 10.0.0.1:7400``)."""
     reason = (getattr(problem, "reason", "") or "").upper()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from amino.aio.clock import RealClock
 from amino.aio.mode import drive
 from amino.errors import NotExecuted, OutcomeUnknown
 from amino.rpc.handshake import NodeInfo, encode_hello
@@ -25,8 +26,17 @@ from amino.rpc.port import Inbound, Reply
 from amino.wire.frames import MAGIC, FrameKind, encode_frame
 from tests.rpc.worlds import CALL, LIMITS, echo
 
-IDLE_S = 0.02
-"""Longer than a connection may be idle without a look at it."""
+
+class ShiftedClock(RealClock):
+    """The real clock, moved on by ``shift_s``: a connection idles without anybody waiting."""
+
+    __slots__ = ("shift_s",)
+
+    def __init__(self) -> None:
+        self.shift_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.shift_s
 
 
 class ServerThread:
@@ -38,6 +48,7 @@ class ServerThread:
     def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.seen: list[bytes] = []
         self._started = threading.Event()
+        self._arrival = threading.Condition()
         self._wanted = address
         self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
         self._thread.start()
@@ -56,12 +67,19 @@ class ServerThread:
         await self.listener.aclose()
 
     def _serve(self, inbound: Inbound) -> None:
-        self.seen.append(inbound.head)
+        with self._arrival:
+            self.seen.append(inbound.head)
+            self._arrival.notify_all()
         word, _, rest = inbound.head.partition(b" ")
         if word == b"sleep":
             self.loop.call_later(float(rest), inbound.reply, 0, inbound.head)
         elif word != b"mute":
             echo(inbound)
+
+    def wait_for(self, count: int) -> None:
+        """Block until ``count`` requests have arrived."""
+        with self._arrival:
+            assert self._arrival.wait_for(lambda: len(self.seen) >= count, 5)
 
     def statistics(self) -> dict[str, Any]:
         """What the listener has counted."""
@@ -83,9 +101,15 @@ def server() -> Iterator[ServerThread]:
 
 
 @pytest.fixture
-def transport() -> Iterator[PeerTransport]:
+def clock() -> ShiftedClock:
+    """The transport's clock."""
+    return ShiftedClock()
+
+
+@pytest.fixture
+def transport(clock: ShiftedClock) -> Iterator[PeerTransport]:
     """A transport of this thread."""
-    one = PeerTransport("caller", "simulated", limits=LIMITS)
+    one = PeerTransport("caller", "simulated", clock=clock, limits=LIMITS)
     yield one
     drive(one.aclose())
 
@@ -123,12 +147,12 @@ def test_a_time_out_longer_than_the_kernels_is_kept(server: ServerThread, transp
     assert 1.15 < time.monotonic() - start < 2
 
 
-def test_a_connection_closed_while_idle_is_replaced(transport: PeerTransport) -> None:
+def test_a_connection_closed_while_idle_is_replaced(transport: PeerTransport, clock: ShiftedClock) -> None:
     """A server that restarted between two calls is found through a fresh connection; nothing is lost or doubled."""
     first = ServerThread()
     call(transport, first.address, b"one")
     first.close()
-    time.sleep(IDLE_S)
+    clock.shift_s += 1
     second = ServerThread(first.address)
     try:
         assert call(transport, second.address, b"two").head == b"two"
@@ -137,12 +161,12 @@ def test_a_connection_closed_while_idle_is_replaced(transport: PeerTransport) ->
         second.close()
 
 
-def test_a_server_that_died_between_calls_is_unreachable(transport: PeerTransport) -> None:
+def test_a_server_that_died_between_calls_is_unreachable(transport: PeerTransport, clock: ShiftedClock) -> None:
     """A call right after the server's end is not executed: nobody read it."""
     server = ServerThread()
     call(transport, server.address, b"one")
     server.close()
-    time.sleep(IDLE_S)
+    clock.shift_s += 1
     with pytest.raises(NotExecuted) as caught:
         call(transport, server.address, b"two")
     assert caught.value.reason == "unreachable"
@@ -180,8 +204,7 @@ def test_drop_ends_calls_of_other_threads_at_once(server: ServerThread, transpor
     threads = [threading.Thread(target=blocked) for _ in range(5)]
     for thread in threads:
         thread.start()
-    while len(server.seen) < 5:
-        time.sleep(0.001)
+    server.wait_for(5)
     start = time.monotonic()
     transport.drop(server.address, "server s1 was declared lost")
     for thread in threads:
@@ -198,8 +221,7 @@ def test_the_pool_is_bounded_and_waiting_counts(server: ServerThread) -> None:
     threads = [threading.Thread(target=call, args=(transport, server.address, b"sleep 0.3")) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while len(server.seen) < 2:
-        time.sleep(0.001)
+    server.wait_for(2)
     with pytest.raises(NotExecuted, match="stayed busy") as caught:
         call(transport, server.address, b"no room", timeout_s=0.05)
     assert caught.value.reason == "deadline"
@@ -257,13 +279,18 @@ def test_a_forked_child_has_connections_of_its_own(server: ServerThread, transpo
     assert server.statistics()["links_total"] == 2
 
 
-def test_a_link_that_idles_gets_no_pings_and_stays(server: ServerThread, transport: PeerTransport) -> None:
+def test_a_link_that_idles_gets_no_pings_and_stays(
+    server: ServerThread, transport: PeerTransport, clock: ShiftedClock
+) -> None:
     """A blocking connection is not pinged, so its idle buffer stays empty and it is used again."""
     call(transport, server.address, b"one")
     link = next(iter(server.listener._links))
+    ticked = threading.Event()
     for _ in range(20):
         server.loop.call_soon_threadsafe(link.tick)
-    time.sleep(0.05)
+    server.loop.call_soon_threadsafe(ticked.set)
+    assert ticked.wait(5)
+    clock.shift_s += 1
     call(transport, server.address, b"two")
     assert server.statistics()["links_total"] == 1
 
@@ -286,13 +313,15 @@ def test_an_interrupted_call_gives_its_connection_up(server: ServerThread, trans
     assert call(transport, server.address, b"fine").head == b"fine"
 
 
-def test_a_listener_that_leaves_takes_no_new_calls_on_old_connections(transport: PeerTransport) -> None:
+def test_a_listener_that_leaves_takes_no_new_calls_on_old_connections(
+    transport: PeerTransport, clock: ShiftedClock
+) -> None:
     """A connection whose server said it is going away is not used again."""
     server = ServerThread()
     call(transport, server.address, b"one")
     leaving = asyncio.run_coroutine_threadsafe(server.listener.aclose(grace_s=0.2), server.loop)
     leaving.result(5)
-    time.sleep(IDLE_S)
+    clock.shift_s += 1
     with pytest.raises(NotExecuted):
         call(transport, server.address, b"two")
     server.close()
