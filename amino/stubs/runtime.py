@@ -228,6 +228,9 @@ class Runtime:
 
         Args:
             caller: its own (client id, sequence, floor, attempt, age in seconds), None if it does not repeat calls.
+
+        Raises:
+            Raised: the method raised; any other error is about the call.
         """
         now = self.clock.monotonic()
         microservice = target.microservice
@@ -243,12 +246,12 @@ class Runtime:
         call = Call(microservice, method, args, kwargs, flags, request, now + timeout_s, floor, attempt, first_sent)
         call.traceparent = traceparent
         try:
-            return await self._through(target, call)
+            return await self._through(target, call, unwrap=False)
         finally:
             if sequence:
                 target.settle(sequence)
 
-    async def _through(self, target: Target, call: Call) -> Any:
+    async def _through(self, target: Target, call: Call, *, unwrap: bool = True) -> Any:
         """Pass ``call`` through the client side of its chain."""
         forward = target.forward
         try:
@@ -258,6 +261,8 @@ class Runtime:
                 return await self._observed(forward, target, call)
             return await forward(call)
         except Raised as raised:
+            if not unwrap:
+                raise
             raise raised.error from None
 
     def renew(self, client_id: str) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import pytest_asyncio
 
 from amino.rpc.grpc.server import GrpcServer
+from tests.grpc.clients import generate_plain, install_node
 from tests.grpc.fake_cluster import FakeInvoker, FakeKernel, FakeRegistry, FakeStub
+
+NODE_PACKAGES = Path(__file__).resolve().parents[2] / "build" / "node-client"
 
 
 @dataclass
@@ -50,3 +56,15 @@ async def serve(**options: Any) -> AsyncIterator[Port]:
 async def port() -> AsyncIterator[Port]:
     async with serve() as running, grpc.aio.insecure_channel(running.address) as running.channel:
         yield running
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> Path:
+    return generate_plain(tmp_path_factory.mktemp("generated"))
+
+
+@pytest.fixture(scope="module")
+def node_client() -> Path:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed; Debian: apt-get install nodejs npm")
+    return install_node(NODE_PACKAGES)

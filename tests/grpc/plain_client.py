@@ -105,6 +105,8 @@ raised = invoke.Call(
 )
 assert raised.application_error.type_name == "builtins.LookupError"
 assert raised.application_error.message == "no such thing"
+own = invoke.Call(invoke_pb2.CallRequest(name=name, method="fail_as_amino"), timeout=20)
+assert own.application_error.type_name == "amino.errors.NotFound"
 code, described, _ = refused(lambda: call("no_such_method"))
 assert (code, described.code) == (grpc.StatusCode.NOT_FOUND, "not-found")
 create.microservice = "e" * 24

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
-from tests.grpc.clients import generate_plain, install_node, run_node, run_plain
+from tests.grpc.clients import run_node, run_plain
 
 CALLEE = "tests.grpc.callee:Callee"
-NODE_PACKAGES = Path(__file__).resolve().parents[2] / "build" / "node-client"
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory) -> Path:
-    return generate_plain(tmp_path_factory.mktemp("generated"))
-
-
-@pytest.fixture(scope="module")
-def node_client() -> Path:
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed; Debian: apt-get install nodejs npm")
-    return install_node(NODE_PACKAGES)
 
 
 async def test_a_plain_grpcio_client(port, generated):

@@ -137,6 +137,8 @@ async function main() {
     assert.equal(reply.application_error.type_name, "builtins.LookupError");
     assert.equal(reply.application_error.message, "no such thing");
     assert.match(reply.application_error.traceback, /LookupError/);
+    const own = await ask(invoke, "Call", { name, method: "fail_as_amino" });
+    assert.equal(own.application_error.type_name, "amino.errors.NotFound");
   });
   await check("typed errors", async () => {
     const missing = await refused(ask(invoke, "Call", { name: "nobody-of-this-name", method: "get" }));
