@@ -22,7 +22,6 @@ from amino.aio.workers import Workers
 from amino.checkpoint.collector import delete_all
 from amino.checkpoint.replica_checkpoints import Domain
 from amino.code.bundle import describe_class
-from amino.contracts.documents import ServerRecord, decode
 from amino.contracts.services import ClearDeathsRequest, DrainRequest, Kernel, Registry
 from amino.coordination.election import Identity, SlotElection
 from amino.coordination.guarded import GuardedWriter
@@ -34,7 +33,7 @@ from amino.ids import slot_of
 from amino.kernel.confirm import Confirmer
 from amino.kernel.dispatcher import Dispatcher
 from amino.kernel.host import Host
-from amino.node.oms_parts import OmsParts
+from amino.oms.service import Oms
 from amino.rpc.system import SystemDispatcher, call_system, proxy
 from amino.stubs.addresses import AddressBook
 from amino.stubs.cluster import Cluster
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from amino.contracts.documents import DmSpec, MicroserviceRecord, MicroserviceSpec
     from amino.coordination.keys import Keys
     from amino.coordination.session import SessionView
-    from amino.coordination.store import Record, Store
+    from amino.coordination.store import Store
     from amino.kernel.object import KernelObject
     from amino.node.flight_board import Board
     from amino.rpc.port import Inbound, Link, Peer, Transport
@@ -129,7 +128,7 @@ class KernelServer:
         store, keys, clock = ports.store, ports.keys, ports.clock
         identity = Identity(settings.name, session.incarnation, lease)
         self._writer = GuardedWriter(store)
-        self.oms = OmsParts(
+        self.oms = Oms(
             store=store,
             keys=keys,
             clock=clock,
@@ -200,7 +199,7 @@ class KernelServer:
             identity,
             self.oms.directory.servers_cache,
             self.oms.directory.slots_cache,
-            eligible=_may_lead,
+            eligible=self.oms.may_lead,
             on_gained=self.oms.slot_gained,
             on_lost=self.oms.slot_lost,
             clock=clock,
@@ -266,10 +265,6 @@ class KernelServer:
 def compose(dms: Sequence[DmSpec], world: ClientWorld, innermost: Forward) -> Forward:
     """Compose the client side of a chain; managers that are not installed here cannot be skipped."""
     return compose_client(managers_of(dms), world, innermost, world.telemetry)
-
-
-def _may_lead(record: Record) -> bool:
-    return not decode(record.value, ServerRecord, record.key).device
 
 
 class _Local:

@@ -63,6 +63,14 @@ class SlotGuards(Protocol):
         ...
 
 
+class Election(SlotGuards, Protocol):
+    """The election, as the OMS sees it."""
+
+    def notice(self) -> None:
+        """Look again at who may lead. Never waits."""
+        ...
+
+
 class Writer(Protocol):
     """What runs guarded transactions: ``coordination.guarded.GuardedWriter``, which combines small ones."""
 

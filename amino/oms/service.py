@@ -24,7 +24,7 @@ from amino.oms.housekeeping import Housekeeping
 from amino.oms.leader import Leader
 from amino.oms.locating import Locator
 from amino.oms.operations import Operations
-from amino.oms.ports import Blobs, Chains, SlotGuards, Writer
+from amino.oms.ports import Blobs, Chains, Election, SlotGuards, Writer
 from amino.oms.reconciler import Reconciler
 from amino.oms.records import Records
 from amino.oms.registry import RegistryService
@@ -126,21 +126,29 @@ class Oms:
         self.reconciler.start()
         self._housekeeping.start()
 
-    def lead_with(self, guards: SlotGuards) -> None:
-        """Take the proofs of leadership from ``guards`` (the election) from now on."""
-        self._guards.guards = guards
+    def lead_with(self, election: Election) -> None:
+        """Take the proofs of leadership from ``election`` from now on, and have it look at cordons."""
+        self._guards.guards = election
+        self.directory.on_members(election.notice)
 
     def membership(self) -> Membership:
         """Return the live servers as known now."""
         return self._finder.members()
 
     def may_lead(self, record: Record) -> bool:
-        """Return whether the server of a ``servers/`` record may lead slots: the election's ``eligible``."""
+        """Return whether the server of a ``servers/`` record may lead slots: the election's ``eligible``.
+
+        Devices never do; a cordoned server only while every other is cordoned too.
+        """
         try:
             server = decode(record.value, ServerRecord, record.key)
         except Invalid:
             return False
-        return not server.device and server.name not in self.directory.cluster.cordoned
+        cordoned = self.directory.cluster.cordoned
+        if server.device or server.name not in cordoned:
+            return not server.device
+        live = self.directory.servers()
+        return all(other.record.device or other.record.name in cordoned for other in live)
 
     async def slot_gained(self, slot: int) -> None:
         """The election's ``on_gained``."""
