@@ -12,7 +12,6 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -73,7 +72,7 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SessionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Times of a server's session, in seconds; 0 derives one from ``ttl_s``.
+    """Times of a server's session, in seconds; those given as 0 are derived from ``ttl_s`` and never read as 0.
 
     Validity is renewed every ``renew_every_s``; one renewal may take ``request_timeout_s``; ``margin_s`` before the
     lease ends the server is not valid any more. The relation checked here leaves time for one renewal that is lost
@@ -94,27 +93,15 @@ class SessionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for field in ("renew_every_s", "request_timeout_s", "margin_s"):
             if getattr(self, field) < 0:
                 raise Invalid(f"session {field}={getattr(self, field)} is negative; leave it at 0 to derive it")
-        needed = self.renew_s + 2 * self.request_s
-        if needed > self.ttl_s - self.safety_s + 1e-9:
+        for field, share in (("renew_every_s", 6), ("request_timeout_s", 3), ("margin_s", 10)):
+            msgspec.structs.force_setattr(self, field, getattr(self, field) or self.ttl_s / share)
+        needed = self.renew_every_s + 2 * self.request_timeout_s
+        if needed > self.ttl_s - self.margin_s + 1e-9:
             raise Invalid(
-                f"session renew_every_s={self.renew_s:g} + 2 x request_timeout_s={self.request_s:g} is {needed:g}, more "
-                f"than ttl_s={self.ttl_s} - margin_s={self.safety_s:g}; raise the TTL or lower the other times"
+                f"session renew_every_s={self.renew_every_s:g} + 2 x request_timeout_s={self.request_timeout_s:g} is "
+                f"{needed:g}, more than ttl_s={self.ttl_s} - margin_s={self.margin_s:g}; raise the TTL or lower the other "
+                "times"
             )
-
-    @property
-    def renew_s(self) -> float:
-        """Time between renewals."""
-        return self.renew_every_s or self.ttl_s / 6
-
-    @property
-    def request_s(self) -> float:
-        """Time one request of a renewal may take."""
-        return self.request_timeout_s or self.ttl_s / 3
-
-    @property
-    def safety_s(self) -> float:
-        """How long before the lease's end validity ends."""
-        return self.margin_s or self.ttl_s / 10
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,14 +124,6 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"limits in_flight_per_object_max={self.in_flight_per_object_max} is more than "
                 f"in_flight_per_server_max={self.in_flight_per_server_max}; lower the former"
             )
-
-
-def release() -> str:
-    """Return the installed release of Amino."""
-    try:
-        return version("amino-run")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 def _host_name() -> str:
@@ -229,7 +208,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How commands reach a cluster."""
 
     address: str = "127.0.0.1:7400"
-    cluster: str = ""
+    cluster: str = "amino"
     tls: TlsFiles | None = None
     timeout_s: float = limits.DEADLINE_S_DEFAULT
 

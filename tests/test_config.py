@@ -116,7 +116,7 @@ def test_derived_session_times_keep_the_relation():
     """Every allowed TTL leaves time for a lost and a late renewal."""
     for ttl_s in (2, 3, 10, 60):
         session = SessionConfig(ttl_s=ttl_s)
-        assert session.renew_s + 2 * session.request_s <= ttl_s - session.safety_s + 1e-9
+        assert session.renew_every_s + 2 * session.request_timeout_s <= ttl_s - session.margin_s + 1e-9
 
 
 def test_a_client_takes_several_addresses():

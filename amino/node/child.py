@@ -183,7 +183,9 @@ class _Child:
         async def guarded(work: Awaitable[None]) -> None:
             try:
                 await work
-            except (AminoError, OSError, ImportError) as error:
+            except Exception as error:  # noqa: BLE001 - a server that half serves is worse than one that starts again
+                if not isinstance(error, AminoError | OSError | ImportError):
+                    _log.exception("a bug")
                 if not failed.done():
                     failed.set_result(self._failed(error))
 

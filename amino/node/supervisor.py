@@ -24,9 +24,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
+import amino
 from amino.aio.clock import Clock, RealClock
 from amino.aio.tasks import TaskOwner
-from amino.config import ServerConfig, release
+from amino.config import ServerConfig
 from amino.contracts.documents import ServerRecord, Tombstone, decode, encode
 from amino.coordination.deadline import NEVER, SharedDeadline
 from amino.coordination.keys import Keys
@@ -249,6 +250,7 @@ class Supervisor:
                 _log.info("drained %s: %d moved, %d left", self._config.name, moved, len(left))
                 self._events.put_nowait(machine.Drained(run.number))
             case control.Serving():
+                self._events.put_nowait(machine.ChildServes(run.number))
                 self._report_serving(run)
         self._events.put_nowait(machine.Pong(run.number))
 
@@ -296,7 +298,7 @@ class Supervisor:
             pid=process.pid,
             supervisor_pid=os.getpid(),
             store_id=ready.store_id,
-            version=release(),
+            version=amino.__version__,
             started_at=self._clock.wall(),
         )
 
@@ -356,9 +358,9 @@ def timing_of(config: ServerConfig) -> Timing:
     session = config.session
     return Timing(
         ttl_s=session.ttl_s,
-        renew_every_s=session.renew_s,
-        request_timeout_s=session.request_s,
-        margin_s=session.safety_s,
+        renew_every_s=session.renew_every_s,
+        request_timeout_s=session.request_timeout_s,
+        margin_s=session.margin_s,
     )
 
 
@@ -403,7 +405,7 @@ async def supervise(
         on_start: given the supervisor, for other ways to end it.
     """
     clock = RealClock()
-    store = await open_store(config.etcd, request_timeout_s=config.session.request_s, clock=clock)
+    store = await open_store(config.etcd, request_timeout_s=config.session.request_timeout_s, clock=clock)
     loop = asyncio.get_running_loop()
     try:
         with shared_folder() as folder:

@@ -78,7 +78,7 @@ class State:
         wait_s: left before the next child is started. backoff_s: length of the next such wait.
         claimed: a claim of the name was begun for this child, so it needs a burial.
         burying: the burial of an earlier child is under way.
-        was_ready: some child was ready once: the configuration works.
+        has_served: some child has served: the configuration works.
         terminations: how often the supervisor was told to end.
         cause: why the child was killed, while it is dying. blame: whether what it was running is suspect.
     """
@@ -94,7 +94,7 @@ class State:
     backoff_s: float = 0.0
     claimed: bool = False
     burying: bool = False
-    was_ready: bool = False
+    has_served: bool = False
     terminations: int = 0
     cause: str = ""
     blame: bool = False
@@ -121,6 +121,13 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class ChildReady:
     """Child ``run`` has bound its ports."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildServes:
+    """Child ``run`` answers calls."""
 
     run: int
 
@@ -188,7 +195,7 @@ class Terminate:
     """SIGTERM or SIGINT: the first drains, the second stops now."""
 
 
-ChildEvent = ChildReady | ChildFailed | Pong | Drained | Exited | Claimed | Refused | LeaseLost
+ChildEvent = ChildReady | ChildServes | ChildFailed | Pong | Drained | Exited | Claimed | Refused | LeaseLost
 Event = Begin | Tick | Buried | Terminate | ChildEvent
 
 
@@ -282,13 +289,15 @@ def _of_child(state: State, event: ChildEvent, rules: Rules) -> Step:
     match event:
         case Pong():
             return replace(state, silent_s=0.0), ()
+        case ChildServes():
+            return replace(state, silent_s=0.0, has_served=True), ()
         case Exited(cause=cause):
             return _exited(state, cause, rules)
         case ChildReady() if state.phase is Phase.STARTING:
-            ready = _enter(replace(state, silent_s=0.0, was_ready=True), Phase.READY)
+            ready = _enter(replace(state, silent_s=0.0), Phase.READY)
             return (ready, ()) if ready.burying else _claim(ready)
         case ChildFailed(message=message, fatal=fatal) if state.phase in _ALIVE | {Phase.STARTING}:
-            if fatal and not state.was_ready:
+            if fatal and not state.has_served:
                 state = replace(state, exit_code=1, exit_message=message, terminations=2)
             return _kill(state, message)
         case Claimed() if state.phase is Phase.CLAIMING:

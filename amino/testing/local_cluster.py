@@ -356,7 +356,7 @@ class LocalCluster:
     def connect(self, **options: Any) -> Any:
         """Connect to the cluster: ``with cluster.connect() as client``; see ``amino.connect``."""
         amino: Any = importlib.import_module("amino")  # late: a test kit must not load the client for nothing
-        return amino.connect(*self.addresses, **options)
+        return amino.connect(*self.addresses, **{"cluster": self._options.get("cluster", "amino"), **options})
 
     # --- the loop that everything runs on ---
 

@@ -19,7 +19,7 @@ def ticks(count: int, *, stopped: bool = False, elapsed_s: float = 0.25) -> list
 
 
 def served(run: int = 1) -> list[m.Event]:
-    return [m.ChildReady(run), m.Claimed(run)]
+    return [m.ChildReady(run), m.Claimed(run), m.ChildServes(run)]
 
 
 SCENARIOS: dict[str, list[m.Event]] = {
@@ -38,6 +38,10 @@ SCENARIOS: dict[str, list[m.Event]] = {
     "both_frozen_for_an_hour": [m.Begin(), *served(), *ticks(1, stopped=True, elapsed_s=3600.0), *ticks(3), m.Pong(1)],
     "start_takes_too_long": [m.Begin(), *ticks(240), m.Exited(1, "signal 9"), *ticks(1)],
     "cannot_start": [m.Begin(), m.ChildFailed(1, "listen='nowhere' is no address", True), m.Exited(1, "exit 1")],
+    "cannot_serve": [
+        m.Begin(), m.ChildReady(1), m.Claimed(1), m.ChildFailed(1, "store='x' is no store", True),
+        m.Exited(1, "exit 1"), m.Buried(),
+    ],
     "cannot_start_again": [
         m.Begin(), *served(), m.Exited(1, "exit 1"), m.Buried(), *ticks(1),
         m.ChildFailed(2, "port taken", True), m.Exited(2, "exit 1"), *ticks(1),
@@ -115,6 +119,7 @@ RUN_EVENTS = st.one_of(
     st.builds(m.Tick, st.floats(0, 5), st.booleans()),
     st.builds(m.ChildReady, st.integers(1, 4)),
     st.builds(m.ChildFailed, st.integers(1, 4), st.just("why"), st.booleans()),
+    st.builds(m.ChildServes, st.integers(1, 4)),
     st.builds(m.Pong, st.integers(1, 4)),
     st.builds(m.Drained, st.integers(1, 4)),
     st.builds(m.LeaseLost, st.integers(1, 4)),
