@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import grpc
 import pytest
@@ -96,6 +98,14 @@ def test_clients_repeat_by_themselves_only_what_is_safe():
     unavailable = {code for code, status in STATUS_BY_CODE.items() if status is Code.UNAVAILABLE}
     assert unavailable == {"not-executed", "cluster-unavailable"}
     assert set(STATUS_BY_CODE) == set(by_code())
+
+
+def test_the_guide_lists_every_code_with_its_status():
+    """The table in docs/invoke.md is what the adapter does."""
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "invoke.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `([a-z-]+)` \| ([A-Z_]+) \|", guide, re.MULTILINE))
+    told_as_data = {"application-error"}
+    assert listed == {code: status.name for code, status in STATUS_BY_CODE.items() if code not in told_as_data}
 
 
 @pytest.mark.parametrize("kind", [NotExecuted, OutcomeUnknown])
