@@ -1,4 +1,4 @@
-"""The slot leader dies at every single call it makes; its successor finishes or undoes what it began."""
+"""A server dies at every single call it makes; the slot leader, or its successor, finishes or undoes what was begun."""
 
 from __future__ import annotations
 
@@ -51,33 +51,42 @@ async def _recover(world: World, ms_id: str) -> None:
     await world.until(lambda: world.document(ms_id).epoch > 1 and world.document(ms_id).replicas[0].confirmed)
 
 
-async def _at_every_step(clock, operation: Operation, durable: bool, silent: bool, check: Operation) -> int:
-    """Run ``operation`` once for each call its leader makes, with the leader dying there; returns how many there are."""
+def _victim(world: World, ms_id: str, role: str) -> Server:
+    """Return who is to die: the leader, the server that has the object, or the one that is to get it."""
+    if role == "leader":
+        return world.servers["s1"]
+    home = world.home(ms_id)
+    if role == "home":
+        return home
+    return world.servers[next(name for name in ("s3", "s4") if name != home.name)]
+
+
+async def _at_every_step(clock, operation: Operation, durable: bool, silent: bool, check: Operation, role: str) -> int:
+    """Run ``operation`` once for each call the victim makes, dying there; returns how many there are."""
     crash_at, total = 1, None
     while total is None or crash_at <= total:
         async with World(clock) as world:
-            world.verdicts = []
             await _world(world)
             ms_id = world.id_led_by("s1") if operation is _create else await _prepare(world, durable=durable)
             await world.settled()
-            leader: Server = world.servers["s1"]
+            victim = _victim(world, ms_id, role)
             await asyncio.sleep(0.2)  # let what creation has set in motion (events) come to rest
-            begin = leader.steps
+            begin = victim.steps
             if total is None:
                 await operation(world, ms_id)
-                total = leader.steps - begin
+                total = victim.steps - begin
                 await check(world, ms_id)
                 continue
-            leader.silent = silent
-            leader.crash_at = begin + crash_at
-            await operation(world, ms_id)
-            trace = leader.trace[begin:]
+            victim.silent = silent
+            victim.crash_at = begin + crash_at
             try:
+                await operation(world, ms_id)
                 await world.elected()
                 await check(world, ms_id)
                 await world.settled()
+                assert not victim.alive
             except BaseException as error:
-                error.add_note(f"leader died at its call {crash_at} of {total}: {trace}")
+                error.add_note(f"{role} {victim.name} died at its call {crash_at} of {total}: {victim.trace[begin:]}")
                 raise
             crash_at += 1
     return total
@@ -104,19 +113,22 @@ async def _is_gone(world: World, ms_id: str) -> None:
 
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize(
-    ("operation", "durable", "check", "steps_min"),
+    ("operation", "durable", "check", "role", "steps_min"),
     [
-        (_create, True, _serves, 2),
-        (_delete, True, _is_gone, 4),
-        (_move, False, _serves_its_value, 4),
-        (_recover, True, _serves_its_value, 3),
+        (_create, True, _serves, "leader", 2),
+        (_delete, True, _is_gone, "leader", 4),
+        (_move, False, _serves_its_value, "leader", 5),
+        (_move, True, _serves_its_value, "leader", 5),
+        (_move, True, _serves_its_value, "home", 1),
+        (_move, True, _serves_its_value, "target", 1),
+        (_recover, True, _serves_its_value, "leader", 3),
     ],
 )
-def test_a_leader_may_die_at_any_call(operation, durable, check, steps_min, silent) -> None:
-    """Whatever call of the leader is its last, the operation ends as if it had been done once or not at all."""
+def test_a_server_may_die_at_any_call(operation, durable, check, role, steps_min, silent) -> None:
+    """Whatever call of a server is its last, the operation ends as if it had been done once or not at all."""
 
     async def main(clock):
-        steps = await _at_every_step(clock, operation, durable, silent, check)
+        steps = await _at_every_step(clock, operation, durable, silent, check, role)
         assert steps >= steps_min
 
     run_virtual(main)
