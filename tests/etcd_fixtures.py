@@ -86,7 +86,7 @@ def shared_etcd(etcd_binary: str) -> Iterator[EmbeddedEtcd]:
     folder = Path(tempfile.mkdtemp(prefix="amino-test-etcd-", dir=memory_folder()))
     etcd = loop.run_until_complete(EmbeddedEtcd.start(binary=etcd_binary, folder=folder))
     yield etcd
-    loop.run_until_complete(etcd.aclose())
+    loop.run_until_complete(etcd.aclose(at_once=True))
     loop.close()
     shutil.rmtree(folder)
 
@@ -96,7 +96,7 @@ async def etcd_one(etcd_binary: str, etcd_folder: Path) -> AsyncIterator[Embedde
     """One member of a test's own, per binary."""
     etcd = await EmbeddedEtcd.start(binary=etcd_binary, folder=etcd_folder)
     yield etcd
-    await etcd.aclose()
+    await etcd.aclose(at_once=True)
 
 
 @pytest_asyncio.fixture
@@ -104,4 +104,4 @@ async def etcd_three(etcd_binary: str, etcd_folder: Path) -> AsyncIterator[Embed
     """Three members of a test's own, per binary."""
     etcd = await EmbeddedEtcd.start(members=3, binary=etcd_binary, folder=etcd_folder)
     yield etcd
-    await etcd.aclose()
+    await etcd.aclose(at_once=True)

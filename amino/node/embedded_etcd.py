@@ -293,15 +293,19 @@ class EmbeddedEtcd:
         if process is not None and process.returncode is None:
             process.send_signal(number)
 
-    async def aclose(self) -> None:
-        """End all members (SIGTERM, then SIGKILL) and remove a folder of our own. Idempotent."""
+    async def aclose(self, *, at_once: bool = False) -> None:
+        """End all members (SIGTERM, then SIGKILL) and remove a folder of our own. Idempotent.
+
+        Args:
+            at_once: SIGKILL right away: for data that nobody needs any more; always so for a folder of our own.
+        """
         running = [one for one in self._members if one.process is not None and one.process.returncode is None]
         for member in running:
             if member.frozen:
                 self.thaw(self._members.index(member))
             if member.process is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    member.process.terminate()
+                    member.process.kill() if at_once or self._own_folder else member.process.terminate()
         for member in running:
             await self._end(member)
         if self._own_folder is not None:

@@ -333,15 +333,22 @@ class EtcdStore:
     ) -> T:
         connection = self._connection
         sent = False
+        begun = self._clock.monotonic()
+        # What can be repeated gets a second chance on another member within the time of the whole call.
+        try_timeout_s = min(self._try_timeout_s, self._timeout_s / 2) if repeatable else self._try_timeout_s
         try:
             connection = await self.connection()
             with connection.use():
                 seen = self._seen
-                timeout_s = max(0.001, min(self._try_timeout_s, deadline - self._clock.monotonic()))
+                timeout_s = max(0.001, min(try_timeout_s, deadline - self._clock.monotonic()))
                 sent = True
                 answer = await send(connection, timeout_s)
             self._believe(answer, seen, connection.endpoint)
             return answer
+        except asyncio.CancelledError:
+            if self._clock.monotonic() - begun >= try_timeout_s / 2:  # the caller's own time-out: this member is slow
+                self.rotate(connection)
+            raise
         except (grpc.RpcError, OSError) as error:
             verdict = self.note_failure(connection, error)
             strikes[verdict.then] = strikes.get(verdict.then, 0) + 1
