@@ -62,6 +62,7 @@ class Call:
         digest: at the server: checksum of method and arguments.
         result, raised, answer: at the server: what the method returned or raised, and its encoded form.
         encoded: at the client: arguments as encoded for sending; a component that changes the arguments clears it.
+        sent_epoch: at the client: epoch of the placement that the last attempt went to.
     """
 
     microservice: str
@@ -85,6 +86,7 @@ class Call:
     raised: bool = False
     answer: Any = None
     encoded: tuple[int, list[Any]] | None = None
+    sent_epoch: int = 0
 
     @property
     def readonly(self) -> bool:

@@ -306,6 +306,7 @@ class Runtime:
             if found is None:
                 raise NotExecuted(f"{target.microservice} has no group {call.path}; look it up again", reason="moved")
         group, replica = found
+        call.sent_epoch = group.epoch
         remaining = call.deadline - self.clock.monotonic()
         if remaining <= 0:
             raise NotExecuted(f"the deadline of {call.method} passed before it was sent", reason="deadline")
@@ -449,11 +450,14 @@ class Runtime:
         )
         self.learn(location)
 
-    def is_stale(self, target: Target, path: str, error: NotExecuted) -> bool:
-        """Update what is remembered after ``error``; returns whether a new location was at hand in it."""
+    def is_stale(self, target: Target, call: Call, error: NotExecuted) -> bool:
+        """Update what is remembered after ``error``; returns whether a newer location is at hand, from it or another call."""
+        path = call.path
         found = target.where(path)
+        if found is not None and found[0].epoch > call.sent_epoch:
+            return True  # another call has found it already; doubting that one would wait for a next that never comes
         details = error.details
-        if found is not None and "address" in details and target.location is not None:
+        if found is not None and "replica" in details and target.location is not None:
             group, replica = found
             moved = ReplicaLocation(
                 str(details["replica"]), str(details["server"]), int(details["incarnation"]), str(details["address"])
@@ -489,7 +493,7 @@ class _Sender:
             except NotExecuted as error:
                 if call.attempt and error.reason == "deadline":
                     raise OutcomeUnknown(f"{call.method} was sent before, and {error}") from error
-                at_hand = runtime.is_stale(target, call.path, error)
+                at_hand = runtime.is_stale(target, call, error)
                 remaining = call.deadline - runtime.clock.monotonic()
                 if remaining <= backoff_s or error.reason == "deadline":
                     raise _final(call, error) from None
@@ -498,7 +502,11 @@ class _Sender:
                     backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
             except OutcomeUnknown:
                 found = target.where(call.path)
-                if found is not None and runtime.addresses.is_lost(found[1].server, found[1].incarnation):
+                if (
+                    found is not None
+                    and found[0].epoch == call.sent_epoch
+                    and runtime.addresses.is_lost(found[1].server, found[1].incarnation)
+                ):
                     target.stale = (found[1].server, found[1].incarnation, found[1].address, found[0].epoch)
                     target.location = None
                 raise
