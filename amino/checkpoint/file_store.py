@@ -165,7 +165,7 @@ class FileStore:
                 self._link(partial, final)
             except FileNotFoundError:
                 self._check_root()
-                with contextlib.suppress(FileNotFoundError):  # emptied and removed by a deletion meanwhile: once more
+                with contextlib.suppress(FileNotFoundError, FileExistsError):  # a deletion removes it meanwhile: again
                     final.parent.mkdir(parents=True, exist_ok=True)
                 continue
             self._sync_from(final.parent)

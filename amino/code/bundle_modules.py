@@ -23,7 +23,9 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFi
 from pathlib import Path
 from typing import Any
 
-PREFIX = "amino_code_"
+from amino.wire import by_value
+
+PREFIX = by_value.BUNDLE_PREFIX
 _SHA_DIGITS = 32
 
 _lock = threading.Lock()
@@ -32,11 +34,6 @@ _lock = threading.Lock()
 def package_of(sha256: str) -> str:
     """Return the package that holds a bundle's modules."""
     return PREFIX + sha256[:_SHA_DIGITS]
-
-
-def plain_name(module: str) -> str:
-    """Return a module's name as its author wrote it."""
-    return module.partition(".")[2] if module.startswith(PREFIX) else module
 
 
 class Bundle:
@@ -66,7 +63,7 @@ class Bundle:
         The bundle's own version comes first, whichever version the pickle names; so state written by the version before
         becomes state of this one. For ``pickle.Unpickler.find_class``.
         """
-        plain = plain_name(module)
+        plain = by_value.plain_module(module)
         if plain and self.has(plain):
             module = f"{self.package}.{plain}"
         found: Any = importlib.import_module(module)

@@ -26,6 +26,9 @@ from amino.errors import Invalid
 
 PYTHON = sys.implementation.cache_tag or "unknown"
 
+BUNDLE_PREFIX = "amino_code_"
+"""Modules of a pushed folder are below a package of this name and the bundle's sha256 (``amino.code``)."""
+
 _settled: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that are whole in this process and have their lasting identity."""
 
@@ -37,6 +40,11 @@ def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | No
     file = io.BytesIO()
     _Pickler(file, protocol=5, buffer_callback=buffer_callback).dump(_Envelope(value))
     return file.getvalue()
+
+
+def plain_module(module: str) -> str:
+    """Return a module's name as its author wrote it, without the package of the bundle that it came in."""
+    return module.partition(".")[2] if module.startswith(BUNDLE_PREFIX) else module
 
 
 class _Envelope:

@@ -172,7 +172,9 @@ def encode_exception(error: BaseException, *, trusted: bool) -> tuple[bytes, lis
     """Return (head, segments) for an exception that a method raised; never raises."""
     text = "".join(traceback.format_exception(error))[-16384:]
     message = str(error)[:8192]
-    head = _encode_msgpack(Failure(f"{type(error).__module__}.{type(error).__qualname__}", message, text))
+    head = _encode_msgpack(
+        Failure(f"{by_value.plain_module(type(error).__module__)}.{type(error).__qualname__}", message, text)
+    )
     if not trusted:
         return head, []
     try:

@@ -14,9 +14,10 @@ import pytest
 
 from amino.code import bundle_modules
 from amino.code.bundle import describe_class, zip_folder
-from amino.code.bundle_modules import active, install, package_of, plain_name
+from amino.code.bundle_modules import active, install, package_of
 from amino.code.loader import BundleContent, CodeLoader, parse_path, use_app_dirs
 from amino.errors import CodeUnavailable, Invalid, NotFound, StoreFailed
+from amino.wire.by_value import plain_module
 
 COUNTER = """
 import shop.models
@@ -185,7 +186,7 @@ async def test_zip_bundle(loader: CodeLoader, bundles: Bundles, tmp_path: Path) 
     sha256 = bundles.add("zip", zip_folder(_app(tmp_path, 1)))
     counter = await loader.load("shop.counter:Counter", sha256)
     assert counter.__module__ == f"{package_of(sha256)}.shop.counter"
-    assert plain_name(counter.__module__) == "shop.counter"
+    assert plain_module(counter.__module__) == "shop.counter"
     instance = counter()
     assert instance.consistent()
     assert instance.add() == 2
