@@ -12,6 +12,7 @@ remedy.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -70,6 +71,22 @@ def from_value(value: Value, where: str = "value", bind: Bind | None = None) -> 
         Invalid: a kind is missing, a key is repeated or of a wrong kind, or it is too deep; names the path.
     """
     return _read(value, where, bind, 0)
+
+
+def has_more_parts(value: Any, parts: int) -> bool:
+    """Return whether ``value`` consists of more than so many values; looks at no more than those."""
+    left = [value]
+    seen = 0
+    while left:
+        each = left.pop()
+        seen += 1
+        if seen > parts:
+            return True
+        if isinstance(each, list | tuple):
+            left.extend(each[: parts + 1])
+        elif isinstance(each, dict):
+            left.extend(itertools.islice(each.values(), parts + 1))
+    return False
 
 
 def fill_values(target: Any, values: Iterable[Any], where: str) -> None:

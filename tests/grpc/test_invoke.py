@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from amino.wire.codec import Reference
 from amino.wire.gen.amino_v1 import invoke_pb2 as pb
 from amino.wire.gen.amino_v1.invoke_pb2_grpc import InvokeStub
 from tests.grpc.asking import call, call_request, make, refused
+from tests.grpc.conftest import serve
 from tests.grpc.fake_cluster import FakeStub
 
 Code = grpc.StatusCode
@@ -162,6 +164,34 @@ async def test_a_request_over_the_limit_is_refused_with_the_rule(port):
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
     answer_with(port, 1)
     assert await call(port, "any") == 1
+
+
+class Noting:
+    """A stub that notes in which threads it is made and sent."""
+
+    def __init__(self, reference, threads):
+        self._reference, self._threads = reference, threads
+        threads.add(threading.current_thread())
+
+    @property
+    def __amino_reference__(self):
+        self._threads.add(threading.current_thread())
+        return self._reference
+
+
+@pytest.mark.parametrize(("parts", "on_loop"), [(1000, True), (100_000, False)])
+async def test_large_values_do_not_hold_up_the_loop(parts, on_loop):
+    """Values are read and written where the request came in if they are small, and in a thread if they are large."""
+    threads: set[threading.Thread] = set()
+
+    async with (
+        serve(bind=lambda reference: Noting(reference, threads)) as port,
+        grpc.aio.insecure_channel(port.address) as port.channel,
+    ):
+        await make(port)
+        value = [Reference("a" * 24), *range(parts)]
+        assert await call(port, "echo", value) == value
+        assert (threading.current_thread() in threads, len(threads) > 0) == (on_loop, True)
 
 
 @pytest.mark.parametrize(

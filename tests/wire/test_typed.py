@@ -15,7 +15,7 @@ from amino.errors import Invalid, NotEncodable
 from amino.wire.codec import Reference
 from amino.wire.gen.amino_v1.invoke_pb2 import CallReply, CallRequest
 from amino.wire.gen.amino_v1.value_pb2 import Value
-from amino.wire.typed import DEPTH_MAX, check_typed, from_value, parse, to_value
+from amino.wire.typed import DEPTH_MAX, check_typed, from_value, has_more_parts, parse, to_value
 
 
 class Stub:
@@ -192,3 +192,13 @@ def test_malformed_input_is_refused_by_its_path(value, path):
     with pytest.raises(Invalid) as caught:
         from_value(value)
     assert caught.value.message.startswith(path)
+
+
+def test_large_values_are_told_from_small_ones_without_walking_them():
+    """The count stops at the bound, also in values that hold themselves."""
+    assert not has_more_parts([1, {"a": [2, 3]}], 6)
+    assert has_more_parts([1, {"a": [2, 3]}], 5)
+    assert not has_more_parts("x" * 10**6, 1)
+    endless: list = []
+    endless.append(endless)
+    assert has_more_parts(endless, 1000)

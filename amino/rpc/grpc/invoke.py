@@ -17,7 +17,8 @@ from amino.contracts.calls import Raised
 from amino.contracts.services import ByName
 from amino.errors import AminoError, Invalid, NotEncodable, RemoteError
 from amino.ids import valid_name
-from amino.rpc.grpc.service import Method, metadata_value, seconds_left
+from amino.rpc.grpc.messages import read_arguments
+from amino.rpc.grpc.service import OFFLOAD_PARTS, Method, converted, metadata_value, seconds_left
 from amino.wire import typed
 from amino.wire.gen.amino_v1.invoke_pb2 import ApplicationError, CallReply, CallRequest
 from amino.wire.typed import Bind
@@ -91,8 +92,7 @@ class InvokeService:
 
     async def _call(self, message: CallRequest, context: Any) -> Message:
         target = _target(message)
-        args = typed.read_values(message.args, "args", self._bind)
-        kwargs = typed.read_named(message.kwargs, "kwargs", self._bind)
+        args, kwargs = await read_arguments(message, self._bind)
         deadline_s = seconds_left(context, message.timeout_s if message.HasField("timeout_s") else None)
         request = _request(message)
         traceparent = metadata_value(context, "traceparent")
@@ -106,12 +106,11 @@ class InvokeService:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the method raised is the call's outcome
             return CallReply(application_error=_application_error(error))
-        reply = CallReply()
         try:
-            reply.value.CopyFrom(typed.to_value(result, "result"))
+            large = typed.has_more_parts(result, OFFLOAD_PARTS)
+            return await converted(large, lambda: CallReply(value=typed.to_value(result, "result")))
         except NotEncodable as error:
             raise NotEncodable(f"{error.message}. The method did run", executed=True) from error
-        return reply
 
 
 def _target(message: CallRequest) -> ByName:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from amino.contracts.services import Location
 from amino.errors import Invalid
 from amino.marks import ASYNC, IDEMPOTENT, INLINE, READONLY
+from amino.rpc.grpc.service import OFFLOAD_BYTES, converted
 from amino.wire import codec, typed
 from amino.wire.gen.amino_v1 import registry_pb2 as pb
 from amino.wire.typed import Bind
@@ -76,10 +77,23 @@ def location_message(location: Location) -> pb.Location:
     return target
 
 
-def packed_arguments(message: pb.CreateRequest | pb.ApplicationRequest, bind: Bind | None) -> bytes:
+async def read_arguments(message: Any, bind: Bind | None) -> tuple[list[Any], dict[str, Any]]:
+    """Return ``args`` and ``kwargs`` of a message.
+
+    Raises:
+        Invalid: a value is malformed; names its path.
+    """
+
+    def read() -> tuple[list[Any], dict[str, Any]]:
+        return typed.read_values(message.args, "args", bind), typed.read_named(message.kwargs, "kwargs", bind)
+
+    return await converted(message.ByteSize() > OFFLOAD_BYTES, read)
+
+
+async def packed_arguments(message: pb.CreateRequest | pb.ApplicationRequest, bind: Bind | None) -> bytes:
     """Return constructor arguments as they are stored: positional and keyword ones, packed."""
-    args = typed.read_values(message.args, "args", bind)
-    return codec.pack((tuple(args), typed.read_named(message.kwargs, "kwargs", bind)))
+    args, kwargs = await read_arguments(message, bind)
+    return codec.pack((tuple(args), kwargs))
 
 
 def _plain(message: Message, where: str, bind: Bind | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class RegistryService:
         return method
 
     async def _create(self, message: pb.CreateRequest, context: Any) -> Message:
-        given = {"arguments": packed_arguments(message, self._bind)}
+        given = {"arguments": await packed_arguments(message, self._bind)}
         if not message.microservice:
             given["microservice"] = new_id()  # type: ignore[assignment]
         request = _within(from_message(message, contracts.CreateRequest, self._bind, **given), context)
@@ -84,7 +84,7 @@ class RegistryService:
         return location_message(await self._registry.create(request))
 
     async def _define_application(self, message: pb.ApplicationRequest, _context: Any) -> Message:
-        given = {"arguments": packed_arguments(message, self._bind)}
+        given = {"arguments": await packed_arguments(message, self._bind)}
         await self._registry.define_application(
             from_message(message, contracts.ApplicationRequest, self._bind, **given)
         )

@@ -21,12 +21,12 @@ from grpc_reflection.v1alpha import reflection
 
 from amino.contracts.services import Kernel, Registry
 from amino.errors import Invalid
-from amino.limits import FRAME_BYTES_MAX, IN_FLIGHT_PER_SERVER_MAX
+from amino.limits import IN_FLIGHT_PER_SERVER_MAX
 from amino.rpc.address import Endpoint, format_address, parse_address
 from amino.rpc.grpc.invoke import Invoker, InvokeService
 from amino.rpc.grpc.kernel import KernelService
 from amino.rpc.grpc.registry import RegistryService
-from amino.rpc.grpc.service import Counters, generic_handler
+from amino.rpc.grpc.service import MESSAGE_BYTES_MAX, Counters, generic_handler
 from amino.rpc.tls import TlsConfig, check_listen
 from amino.wire.gen.amino_v1 import invoke_pb2, kernel_pb2, registry_pb2
 from amino.wire.typed import Bind
@@ -64,7 +64,7 @@ class GrpcServer:
         tls: TlsConfig | None = None,
         insecure: bool = False,
         bind: Bind | None = None,
-        message_bytes_max: int = FRAME_BYTES_MAX,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
         requests_max: int = IN_FLIGHT_PER_SERVER_MAX,
     ) -> GrpcServer:
         """Listen on ``address`` and answer; health checkers hear NOT_SERVING until ``set_serving``.
