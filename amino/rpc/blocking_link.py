@@ -23,9 +23,10 @@ from amino.errors import AminoError, Invalid, NotExecuted
 from amino.rpc.address import is_loopback, parse_address
 from amino.rpc.client_link import hung_up, unknown, unreachable
 from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode_hello, judge
+from amino.rpc.link import keep_alive
 from amino.rpc.port import Reply
 from amino.rpc.tls import explain, identity_of
-from amino.wire.frames import MAGIC, FrameKind, FrameParser, decode_error, encode_frame
+from amino.wire.frames import MAGIC, FrameKind, FrameParser, OwnedBytes, decode_error, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,10 +154,7 @@ class BlockingLink:
             opened = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
             self._socket = opened
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-                if hasattr(socket, name):
-                    opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            keep_alive(opened)
         if context is not None:
             self._secure = context.wrap_socket(opened, server_hostname=None)
             self._socket = self._secure
@@ -280,21 +278,14 @@ class BlockingLink:
     def _receive(self, deadline: float) -> Frame:
         """Return the next frame; the peer sends one at a time here, so nothing follows it."""
         parser = self._parser
-        opened = self._socket
-        if opened is None:
-            raise ConnectionAbortedError(self.drop_reason or "the link is closed")
+        buffer = self._buffer
         while True:
-            if self._plain:
-                self._set_timeout(opened, deadline)
+            size = self._read(buffer, deadline)
+            wanted = parser.wanted(buffer[:size])
+            if wanted > len(buffer):
+                frames = parser.feed(self._read_rest(buffer[:size], wanted, deadline))
             else:
-                opened.settimeout(self._remaining(deadline))
-            try:
-                size = opened.recv_into(self._buffer)
-            except BlockingIOError:
-                continue
-            if not size:
-                raise ConnectionResetError(self.drop_reason or "the peer closed the connection")
-            frames = parser.feed(bytes(self._buffer[:size]))
+                frames = parser.feed(bytes(buffer[:size]))
             if parser.failure is not None:
                 raise ConnectionAbortedError(
                     f"the peer sent something else than the peer link protocol ({parser.failure.message})"
@@ -306,6 +297,33 @@ class BlockingLink:
                     return frame
                 if frame[0] == FrameKind.GOAWAY:
                     self.reusable = False
+
+    def _read_rest(self, start: memoryview, wanted: int, deadline: float) -> OwnedBytes:
+        """Read a large frame into one buffer of its size: its segments are then views, copied nowhere."""
+        whole = OwnedBytes(wanted)
+        filled = len(start)
+        whole[:filled] = start
+        with memoryview(whole) as view:
+            while filled < wanted:
+                filled += self._read(view[filled:], deadline)
+        return whole
+
+    def _read(self, into: memoryview, deadline: float) -> int:
+        opened = self._socket
+        if opened is None:
+            raise ConnectionAbortedError(self.drop_reason or "the link is closed")
+        while True:
+            if self._plain:
+                self._set_timeout(opened, deadline)
+            else:
+                opened.settimeout(self._remaining(deadline))
+            try:
+                size = opened.recv_into(into)
+            except BlockingIOError:
+                continue
+            if not size:
+                raise ConnectionResetError(self.drop_reason or "the peer closed the connection")
+            return size
 
     def _remaining(self, deadline: float) -> float:
         remaining = deadline - self._clock.monotonic()

@@ -31,6 +31,7 @@ class LinkLimits:
         blocking_links_max: blocking links a transport keeps per address, busy ones included.
         send_pause_bytes: above so many unsent bytes no more requests are read, and callers wait before sending.
         send_buffer_bytes_max: a link with more unsent bytes is cut: its peer does not read.
+        receive_buffer_bytes_max: incomplete frames of all links of a listener together; the link that exceeds it is cut.
         hello_s: the handshake is complete in this time, or the link is closed.
         connect_s: connecting takes at most this, whatever the caller's time-out.
         ping_s: a link that heard nothing for so long sends a ping.
@@ -45,6 +46,7 @@ class LinkLimits:
     blocking_links_max: int = BLOCKING_LINKS_PER_ADDRESS_MAX
     send_pause_bytes: int = 4 * 1024 * 1024
     send_buffer_bytes_max: int = SEND_BUFFER_BYTES_MAX
+    receive_buffer_bytes_max: int = 1024 * 1024 * 1024
     hello_s: float = 5.0
     connect_s: float = 2.0
     ping_s: float = 3.0
@@ -58,6 +60,8 @@ class LinkLimits:
             )
         if self.send_buffer_bytes_max < self.frame_bytes_max + self.send_pause_bytes:
             raise Invalid("send_buffer_bytes_max must hold send_pause_bytes and one frame of frame_bytes_max; raise it")
+        if self.receive_buffer_bytes_max < self.frame_bytes_max:
+            raise Invalid("receive_buffer_bytes_max must hold one frame of frame_bytes_max; raise it")
         for name in ("in_flight_max", "links_max", "blocking_links_max", "ping_misses_max"):
             if getattr(self, name) < 1:
                 raise Invalid(f"{name}={getattr(self, name)} must be 1 or more")

@@ -11,10 +11,11 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from amino.wire.frames import FrameKind, FrameParser, encode_frame
+from amino.wire.frames import FrameKind, FrameParser, OwnedBytes, encode_frame
 
 if TYPE_CHECKING:
     from amino.rpc.limits import LinkLimits
@@ -24,6 +25,8 @@ _PING = encode_frame(FrameKind.PING, 0, 0, b"")
 _PONG = encode_frame(FrameKind.PONG, 0, 0, b"")
 _GATHER_BYTES_MAX = 64 * 1024
 """Frames sent in one go are gathered up to this size, then written: more would only delay and hide congestion."""
+
+_NEVER_CHANGE = (bytes, OwnedBytes)
 
 
 @dataclass(slots=True)
@@ -39,12 +42,23 @@ class LinkCounters:
     bytes_out: int = 0
     overloaded: int = 0
     late_replies: int = 0
+    buffered: int = 0
+
+
+def keep_alive(opened: Any) -> None:
+    """Have the system notice a vanished machine behind an idle TCP connection, in about half a minute."""
+    if opened is None or opened.family == getattr(socket, "AF_UNIX", None):
+        return
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def stable(parts: list[Buffer]) -> list[Buffer]:
     """Replace buffers that may change before they are on the wire by copies."""
     for i, part in enumerate(parts):
-        if type(part) is not bytes and type(getattr(part, "obj", None)) is not bytes:
+        if type(part) is not bytes and type(getattr(part, "obj", None)) not in _NEVER_CHANGE:
             parts[i] = bytes(part)
     return parts
 
@@ -62,6 +76,7 @@ class LinkProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[Buffer] = []
         self._gathered = 0
+        self._buffered = 0
         self._corked = False
         self._congested = False
         self._discarding = False
@@ -90,6 +105,7 @@ class LinkProtocol(asyncio.Protocol):
         """Take the connection."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.send_pause_bytes)
+        keep_alive(transport.get_extra_info("socket"))
         self._counters.links_total += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,6 +114,8 @@ class LinkProtocol(asyncio.Protocol):
             return
         self._closed = True
         self._outgoing = []
+        self._counters.buffered -= self._buffered
+        self._buffered = 0
         if not self.close_reason:
             self.close_reason = f"the connection broke: {exc}" if exc else "the peer closed the connection"
         self._on_lost()
@@ -119,6 +137,12 @@ class LinkProtocol(asyncio.Protocol):
             finally:
                 if not stay_corked:
                     self._uncork()
+        buffered = self._parser.buffered
+        if buffered != self._buffered:
+            counters.buffered += buffered - self._buffered
+            self._buffered = buffered
+            if counters.buffered > self._limits.receive_buffer_bytes_max and buffered:
+                self._on_flood()
         if self._parser.failure is not None and not self._discarding:
             counters.frames_refused += 1
             self._on_garbage()
@@ -137,6 +161,11 @@ class LinkProtocol(asyncio.Protocol):
 
     def _on_garbage(self) -> None:
         raise NotImplementedError
+
+    def _on_flood(self) -> None:
+        """Act when the incomplete frames of all links together exceed their bound with this one."""
+        limit = self._limits.receive_buffer_bytes_max
+        self.abort(f"incomplete frames take more than {limit} bytes; send less at once")
 
     def _on_lost(self) -> None:
         raise NotImplementedError

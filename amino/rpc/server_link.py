@@ -185,6 +185,18 @@ class PeerLink(LinkProtocol):
             self._send(encode_frame(_REPLY, Status.ERROR, self._parser.failed_correlation, payload))
         self._dismiss(encode_frame(FrameKind.GOAWAY, 0, 0, payload), error.message)
 
+    def _on_flood(self) -> None:
+        limit = self._limits.receive_buffer_bytes_max
+        error = Overloaded(
+            f"incomplete frames take more than {limit} bytes here; send less at once", reason="overloaded"
+        )
+        _log.warning("closing the link from %s: %s", self.fact("peername"), error.message)
+        self._counters.frames_refused += 1
+        self._dismiss(encode_frame(FrameKind.GOAWAY, 0, 0, encode_error(error)), error.message)
+        self._counters.buffered -= self._buffered
+        self._buffered = 0
+        self._parser = FrameParser(0)
+
     def _overload(self, correlation: int) -> None:
         self._counters.overloaded += 1
         limit = self._limits.in_flight_max

@@ -53,6 +53,15 @@ _unpack = _HEADER.unpack_from
 _sizes = [Struct(f"<{n}I") for n in range(9)]
 
 
+class OwnedBytes(bytearray):
+    """A buffer that only a parser has written, and nobody writes any more once its frames are out.
+
+    Segments of large frames are read-only views of one; they may be sent on without a copy.
+    """
+
+    __slots__ = ()
+
+
 class FrameKind(IntEnum):
     """What a frame is."""
 
@@ -169,23 +178,33 @@ class FrameParser:
         self.failure: Invalid | None = None
         self.failed_correlation: int | None = None
         self._hello_first = hello_first
-        self._partial: bytearray | None = None
+        self._partial: OwnedBytes | None = None
         self._needed = HEADER_BYTES
 
     def __repr__(self) -> str:
         return f"FrameParser({self.buffered} bytes buffered, failure={self.failure!r})"
+
+    def wanted(self, start: bytes | bytearray | memoryview) -> int:
+        """Return how many bytes the frame that begins with ``start`` has in all; 0 if that is unknown or too many."""
+        if self._partial is not None or len(start) < HEADER_BYTES or self._hello_first:
+            return 0
+        size: int = 4 + _unpack(start)[0]
+        return size if size <= self.limit else 0
 
     @property
     def buffered(self) -> int:
         """Bytes held of a frame that is not complete yet."""
         return 0 if self._partial is None else len(self._partial)
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes and return the frames they complete, in order. After a failure it returns none."""
+    def feed(self, data: bytes | OwnedBytes) -> list[Frame]:
+        """Take the next bytes and return the frames they complete, in order. After a failure it returns none.
+
+        An ``OwnedBytes`` passes into the parser's hands: segments may be views of it, so its size must not change.
+        """
         frames: list[Frame] = []
         if self.failure is not None:
             return frames
-        buffer: bytes | bytearray = data
+        buffer: bytes | OwnedBytes = data
         partial = self._partial
         if partial is not None:
             partial += data
@@ -223,7 +242,7 @@ class FrameParser:
         if start < end:
             rest = end - start
             self._needed = max(HEADER_BYTES, 4 + _unpack(buffer, start)[0]) if rest >= HEADER_BYTES else HEADER_BYTES
-            self._partial = bytearray(memoryview(buffer)[start:]) if start or buffer is data else bytearray(buffer)
+            self._partial = OwnedBytes(memoryview(buffer)[start:])
         return frames
 
     def _accepts(self, length: int, kind: int, count: int, correlation: int, head_size: int) -> bool:

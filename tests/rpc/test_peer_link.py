@@ -276,6 +276,36 @@ def test_a_peer_that_never_reads_is_cut() -> None:
     world.run(case)
 
 
+def test_incomplete_frames_of_all_links_are_bounded() -> None:
+    """Links that begin large frames and never end them cannot fill the memory: the one beyond the bound is cut."""
+    limits = dataclasses.replace(LIMITS, receive_buffer_bytes_max=3 << 20)
+    world = World("peer-asyncio", limits)
+
+    async def case() -> None:
+        listener = await world.listen()
+        raws = [await RawPeer.welcomed(world, listener.address) for _ in range(3)]
+        size = (2 << 20) - 100
+        for raw in raws:
+            raw.writer.write(struct.pack("<IBBHQI", size, FrameKind.CALL, 0, 0, 9, size - 16) + bytes(1_500_000))
+            await raw.writer.drain()
+        ends = [asyncio.ensure_future(raw.frame()) for raw in raws]
+        done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        kind, _, _, head, _ = done.pop().result()
+        assert kind == FrameKind.GOAWAY
+        assert isinstance(decode_error(head), Overloaded)
+        assert 0 < listener.statistics()["buffered"] <= 3 << 20
+        for end in waiting:
+            end.cancel()
+        await asyncio.wait(ends)
+        await still_serves(world, listener.address)
+        for raw in raws:
+            await raw.aclose()
+        await until(lambda: listener.statistics()["links"] == 1)
+        assert listener.statistics()["buffered"] == 0
+
+    world.run(case)
+
+
 @in_world
 async def test_replies_from_threads_share_wake_ups(world: World) -> None:
     """Replies given from other threads all arrive, each at its own request."""
