@@ -37,14 +37,11 @@ class Running:
         """Names of the live servers, sorted."""
         return sorted(each.record.name for each in self._members())
 
-    def host_of(self, microservice: str) -> str:
-        """Return the name of the server that has the (unreplicated) microservice of that id or name."""
-        from amino.contracts.services import FindRequest
+    def host_of(self, name: str) -> str:
+        """Return the name of the server that has the (unreplicated) microservice called ``name``."""
+        from amino.contracts.services import LocateRequest
 
-        for row in self.client.registry.find(FindRequest(name_prefix=microservice)).rows:
-            if microservice == row.name and row.servers:
-                return str(row.servers[0])
-        raise LookupError(f"{microservice} is on no server")
+        return str(self.client.registry.locate(LocateRequest(name=name)).groups["/"].replicas[0].server)
 
     def hosted_by(self, server: str) -> list[str]:
         """Return the names of the microservices on ``server``."""
