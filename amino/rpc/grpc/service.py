@@ -3,7 +3,7 @@
 Owns the frame around every method of a service. Leaves what a method does to the service's own module.
 Invariants: requests are parsed here, not by gRPC, so that what is wrong with them is said; whatever a method raises
 ends its own request and nothing else; no message holds up the loop, however large.
-Failure behaviour: ``AminoError``s end the request by ``errors``; anything else is a bug, logged, answered INTERNAL.
+Failure behaviour: ``AminoError``s end the request by ``errors``; anything else is a bug, logged, its outcome unknown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from amino.errors import AminoError, Invalid, NotEncodable
+from amino.errors import AminoError, Invalid, NotEncodable, OutcomeUnknown
 from amino.limits import DEADLINE_S_DEFAULT
 from amino.rpc.grpc.errors import abort
 from amino.wire import typed
@@ -110,11 +110,11 @@ def _framed(
                 )
         except AminoError as error:
             counters.refused += 1
-            problem = error
+            problem: AminoError = error
         except Exception as error:  # noqa: BLE001 - a bug must end this request only
             counters.failed += 1
             _log.exception("%s failed", method.full_name)
-            problem = AminoError(
+            problem = OutcomeUnknown(
                 f"{method.full_name} failed inside the server: {type(error).__name__}: {error}; "
                 "its log has the traceback"
             )
