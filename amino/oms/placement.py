@@ -8,7 +8,7 @@ Failure behaviour: ``NoEligibleServer`` that lists each server with its reason.
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -199,11 +199,11 @@ def _of_one_store(eligible: list[Candidate], reasons: dict[str, str]) -> list[Ca
     return [server for server in eligible if server.store_id == store]
 
 
-def _rank(demand: Demand, server: Candidate) -> tuple[tuple[int, ...], int, int, str]:
+def _rank(demand: Demand, server: Candidate) -> tuple[tuple[int, ...], int, bytes, str]:
     return (
         _crowding(demand, server),
         server.replicas,
-        zlib.crc32(f"{demand.key}\x1f{server.name}".encode()),
+        hashlib.blake2b(f"{demand.key}\x1f{server.name}".encode(), digest_size=8).digest(),
         server.name,
     )
 
