@@ -159,7 +159,9 @@ def documents(draw) -> GroupDocument:
     held = draw(st.lists(replicas, max_size=1))
     if phase in (Phase.LOST, Phase.QUARANTINED):
         held = []
-    move = Move(held[0].id, draw(replicas)) if held and draw(st.booleans()) else None
+    if phase == Phase.CREATING:
+        held = [msgspec.structs.replace(replica, confirmed=False, source="construct") for replica in held]
+    move = Move(held[0].id, draw(replicas)) if held and phase != Phase.CREATING and draw(st.booleans()) else None
     return GroupDocument(
         phase=phase,
         epoch=draw(st.integers(1, 9)),
