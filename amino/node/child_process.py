@@ -24,6 +24,7 @@ import psutil
 
 import amino
 from amino.node.control import TO_SUPERVISOR, PipeReader, ToChild, ToSupervisor, send
+from amino.rpc.grpc.environment import prepare_environment
 
 _POSIX = os.name == "posix"
 LAST_WORDS_S = 0.1  # a process that left the group can hold the pipe open; its death must not wait for that
@@ -36,6 +37,7 @@ def python_environment(**more: str) -> dict[str, str]:
     if not {"site-packages", "dist-packages"} & set(home.parts):
         paths = [str(home), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    prepare_environment(environment)
     return environment
 
 
