@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -50,7 +51,7 @@ def endpoint() -> Iterator[str]:
         except OSError:
             assert server.poll() is None
             assert time.monotonic() < give_up
-            time.sleep(0.05)  # a foreign process announces its readiness to nobody
+            threading.Event().wait(0.05)  # a foreign process announces its readiness to nobody
     yield url
     server.terminate()
     server.wait(20)
