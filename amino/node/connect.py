@@ -207,7 +207,7 @@ class _Follower:
 
 
 def _compose(dms: Sequence[DmSpec], world: ClientWorld, innermost: Forward) -> Forward:
-    return compose_client(managers_of(dms), world, innermost)
+    return compose_client(managers_of(dms), world, innermost, world.telemetry)
 
 
 def _client_id() -> str:
