@@ -34,6 +34,7 @@ _VERSION = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 _LOSSY = {(3, 5, 0), (3, 5, 1), (3, 5, 2)}
 _OLDEST = (3, 4, 0)
 _LOG_TAIL = 2000
+_PORTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Member:
     name: str
     client_port: int
     peer_port: int
+    health_port: int
     folder: Path
     process: asyncio.subprocess.Process | None = None
     frozen: bool = field(default=False)
@@ -177,10 +179,11 @@ class EmbeddedEtcd:
             binary = await find_etcd(binary)
         own = Path(tempfile.mkdtemp(prefix="amino-etcd-")) if folder is None else None
         base = own if own is not None else Path(folder or "")
-        ports = _free_ports(2 * members)
-        made = [
-            Member(f"m{index}", ports[2 * index], ports[2 * index + 1], base / f"m{index}") for index in range(members)
-        ]
+        ports = _ports(base, _PORTS * members)
+        made = []
+        for index in range(members):
+            client, peer, health = ports[_PORTS * index : _PORTS * (index + 1)]
+            made.append(Member(f"m{index}", client, peer, health, base / f"m{index}"))
         cluster = cls(binary, made, extra=extra, scheme=scheme)
         cluster._own_folder = own
         try:
@@ -222,6 +225,7 @@ class EmbeddedEtcd:
                 *("--listen-client-urls", client, "--advertise-client-urls", client),
                 *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                 *("--initial-cluster", peers, "--initial-cluster-token", str(self._members[0].peer_port)),
+                *("--listen-metrics-urls", f"http://127.0.0.1:{member.health_port}"),
                 *self._extra,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -231,7 +235,7 @@ class EmbeddedEtcd:
         member.frozen = False
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until every running member accepts connections and the cluster has a leader.
+        """Wait until every running member says that it is healthy: it serves, and the cluster has a leader.
 
         Raises:
             CoordinationUnavailable: not in time, or a member ended; with the end of its log.
@@ -247,19 +251,13 @@ class EmbeddedEtcd:
             ) from None
 
     async def _wait_member(self, member: Member) -> None:
-        # A member opens its client port only after it has joined a cluster with a leader.
+        # Its own address for this (without TLS) because the client port accepts connections long before it serves them.
         while True:
             if member.process is None or member.process.returncode is not None:
                 raise CoordinationUnavailable(f"etcd member {member.name} ended: {self._log_tail(member)}")
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", member.client_port)
-            except OSError:
-                await asyncio.sleep(0.02)
-                continue
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            return
+            if await _healthy(member.health_port):
+                return
+            await asyncio.sleep(0.02)
 
     def _log_tail(self, member: Member) -> str:
         try:
@@ -323,8 +321,39 @@ class EmbeddedEtcd:
             await member.process.wait()
 
 
+async def _healthy(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /health HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+    except OSError:
+        return False
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return b'"true"' in answer
+
+
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ports(folder: Path, count: int) -> list[int]:
+    """Return the ports of a cluster: those it had before, because its members know each other by them, or free ones."""
+    file = folder / "ports"
+    if file.exists():
+        kept = [int(line) for line in file.read_text().split()]
+        if len(kept) != count:
+            raise Invalid(f"{folder} holds an etcd of {len(kept) // _PORTS} members; start as many, or remove it")
+        return kept
+    ports = _free_ports(count)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(map(str, ports)))
+    return ports
 
 
 def _free_ports(count: int) -> list[int]:

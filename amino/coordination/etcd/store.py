@@ -343,7 +343,8 @@ class EtcdStore:
                 timeout_s = max(0.001, min(try_timeout_s, deadline - self._clock.monotonic()))
                 sent = True
                 answer = await send(connection, timeout_s)
-            self._believe(answer, seen, connection.endpoint)
+            if not isinstance(answer, rpc.LeaseKeepAliveResponse):  # those do not wait for the member to catch up
+                self._believe(answer, seen, connection.endpoint)
             return answer
         except asyncio.CancelledError:
             if self._clock.monotonic() - begun >= try_timeout_s / 2:  # the caller's own time-out: this member is slow
