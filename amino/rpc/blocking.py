@@ -37,6 +37,7 @@ class BlockingPool:
         self._idle: list[BlockingLink] = []
         self._all: set[BlockingLink] = set()
         self._generation = 0
+        self._waiting = 0
 
     def __repr__(self) -> str:
         return f"BlockingPool({self.address}, {len(self._all)} links, {len(self._idle)} idle)"
@@ -45,6 +46,11 @@ class BlockingPool:
     def links(self) -> int:
         """Links open or opening."""
         return len(self._all)
+
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for a free link."""
+        return self._waiting
 
     def take(self, deadline: float) -> BlockingLink:
         """Return a link for this thread alone: the one used last, or a new one, which is not connected yet.
@@ -67,7 +73,10 @@ class BlockingPool:
                     self._all.add(link)
                     return link
                 remaining = deadline - self._clock.monotonic()
-                if remaining <= 0 or not freed.wait(remaining):
+                self._waiting += 1
+                freed_in_time = remaining > 0 and freed.wait(remaining)
+                self._waiting -= 1
+                if not freed_in_time:
                     raise NotExecuted(
                         f"all {self._limits.blocking_links_max} blocking links to {self.address} stayed busy; "
                         "call from fewer threads or allow more time",

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,10 +20,11 @@ from amino.aio.clock import RealClock
 from amino.aio.mode import drive
 from amino.errors import NotExecuted, OutcomeUnknown
 from amino.rpc.handshake import NodeInfo, encode_hello
+from amino.rpc.limits import LinkLimits
 from amino.rpc.peer_link import PeerListener
 from amino.rpc.peer_transport import PeerTransport
 from amino.rpc.port import Inbound, Reply
-from amino.wire.frames import MAGIC, FrameKind, encode_frame
+from amino.wire.frames import MAGIC, Frame, FrameKind, FrameParser, encode_frame
 from tests.rpc.worlds import CALL, LIMITS, echo
 
 
@@ -172,23 +173,137 @@ def test_a_server_that_died_between_calls_is_unreachable(transport: PeerTranspor
     assert caught.value.reason == "unreachable"
 
 
+class RawServer:
+    """A socket that shakes hands as a kernel server, then does what ``act`` says with the connection."""
+
+    def __init__(self, act: Callable[[socket.socket], None], receive_buffer: int = 0) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        if receive_buffer:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, args=(act,))
+        self._thread.start()
+
+    def _serve(self, act: Callable[[socket.socket], None]) -> None:
+        opened, _ = self._listening.accept()
+        with opened:
+            opened.recv(65536)
+            welcome = encode_hello(NodeInfo("s", "server", "s1", 1), "simulated", 1 << 30)
+            opened.sendall(b"".join(encode_frame(FrameKind.WELCOME, 0, MAGIC, welcome)))
+            act(opened)
+
+    def close(self) -> None:
+        """Wait for the connection's end."""
+        self._thread.join()
+        self._listening.close()
+
+
+def read_frames(opened: socket.socket, count: int) -> list[Frame]:
+    """Read ``count`` frames."""
+    parser = FrameParser()
+    frames: list[Frame] = []
+    while len(frames) < count:
+        frames += parser.feed(opened.recv(1 << 20))
+    return frames
+
+
+def test_a_request_that_could_not_leave_whole_is_not_executed() -> None:
+    """A server that does not read leaves a large request unsent at its deadline: it certainly did not run."""
+    ended = threading.Event()
+    server = RawServer(lambda opened: ended.wait(5) and None, 4096)
+    large = [bytes(8 << 20)] * 3
+    patient = PeerTransport("caller", "simulated", limits=LinkLimits())
+    try:
+        with pytest.raises(NotExecuted) as caught:
+            call(patient, server.address, b"", timeout_s=0.2, segments=tuple(large))
+        assert caught.value.reason == "deadline"
+    finally:
+        ended.set()
+        server.close()
+        drive(patient.aclose())
+
+
+def test_a_request_sent_in_pieces_arrives_whole(transport: PeerTransport) -> None:
+    """Buffers larger than the socket takes at once are sent in pieces, in order."""
+    got: list[Frame] = []
+    pieces = [bytes([n]) * 300_000 for n in range(6)]
+
+    def slow(opened: socket.socket) -> None:
+        got.extend(read_frames(opened, 1))
+        opened.sendall(b"".join(encode_frame(FrameKind.REPLY, 0, got[0][2], b"done")))
+
+    server = RawServer(slow, 100_000)
+    assert call(transport, server.address, b"h", segments=tuple(pieces)).head == b"done"
+    assert [bytes(segment) for segment in got[0][4]] == pieces
+    server.close()
+
+
 def test_a_request_that_left_whole_is_unknown_when_the_server_hangs_up(transport: PeerTransport) -> None:
     """A server that closes after reading a request leaves its outcome unknown."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    server = RawServer(lambda opened: read_frames(opened, 1) and None)
+    with pytest.raises(OutcomeUnknown, match="closed the connection"):
+        call(transport, server.address, b"gone")
+    server.close()
 
-        def hang_up() -> None:
-            opened, _ = listening.accept()
-            with opened:
-                opened.recv(65536)
-                welcome = encode_hello(NodeInfo("s", "server", "s1", 1), "simulated", 1 << 20)
-                opened.sendall(b"".join(encode_frame(FrameKind.WELCOME, 0, MAGIC, welcome)))
-                opened.recv(65536)
 
-        thread = threading.Thread(target=hang_up)
+def test_what_comes_before_the_answer_is_passed_over(transport: PeerTransport) -> None:
+    """Pings and pushes before an answer do no harm; a server that is leaving still answers what it has."""
+
+    def chatty(opened: socket.socket) -> None:
+        (request,) = read_frames(opened, 1)
+        for kind in (FrameKind.PING, FrameKind.PUSH, FrameKind.GOAWAY):
+            opened.sendall(b"".join(encode_frame(kind, 0, 0, b"")))
+        opened.sendall(b"".join(encode_frame(FrameKind.REPLY, 0, request[2], b"yours")))
+        assert opened.recv(100) == b""  # it was told not to use this connection again
+
+    server = RawServer(chatty)
+    assert call(transport, server.address, b"").head == b"yours"
+    assert transport.statistics()["blocking_links"] == 0
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\xff" * 50, b"".join(encode_frame(FrameKind.REPLY, 0, 99, b"another's"))],
+    ids=["garbage", "another-request"],
+)
+def test_an_answer_that_is_not_ours_is_not_taken(transport: PeerTransport, answer: bytes) -> None:
+    """Garbage, or the answer to another request, ends the call as unknown and the connection with it."""
+
+    def wrong(opened: socket.socket) -> None:
+        read_frames(opened, 1)
+        opened.sendall(answer)
+        opened.recv(100)
+
+    server = RawServer(wrong)
+    with pytest.raises(OutcomeUnknown):
+        call(transport, server.address, b"")
+    assert transport.statistics()["blocking_links"] == 0
+    server.close()
+
+
+def test_drop_wakes_those_who_wait_for_a_connection(server: ServerThread) -> None:
+    """A caller that waits for a free connection to a server declared lost is not executed, at once."""
+    transport = PeerTransport("caller", "simulated", limits=dataclasses.replace(LIMITS, blocking_links_max=1))
+    outcomes: list[str] = []
+
+    def caller() -> None:
+        try:
+            call(transport, server.address, b"mute", timeout_s=20)
+        except (NotExecuted, OutcomeUnknown) as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=caller) for _ in range(3)]
+    for thread in threads:
         thread.start()
-        with pytest.raises(OutcomeUnknown, match="closed the connection"):
-            call(transport, f"127.0.0.1:{listening.getsockname()[1]}", b"gone")
+    server.wait_for(1)
+    while transport._blocking._pools[server.address].waiting < 2:
+        os.sched_yield()
+    transport.drop(server.address, "lost")
+    for thread in threads:
         thread.join()
+    assert sorted(outcomes) == ["not-executed", "not-executed", "outcome-unknown"]
+    drive(transport.aclose())
 
 
 def test_drop_ends_calls_of_other_threads_at_once(server: ServerThread, transport: PeerTransport) -> None:
