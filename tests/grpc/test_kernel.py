@@ -9,7 +9,7 @@ import pytest
 from amino.contracts import services as c
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, MicroserviceSpec
 from amino.errors import PermissionDenied
-from amino.rpc.grpc.kernel import require_server
+from amino.rpc.grpc.callers import require_server, require_trusted
 from amino.wire.gen.amino_v1 import kernel_pb2 as pb
 from amino.wire.gen.amino_v1.invoke_pb2_grpc import InvokeStub
 from amino.wire.gen.amino_v1.kernel_pb2_grpc import KernelStub
@@ -95,13 +95,17 @@ class Caller:
 def test_without_tls_this_machine_is_heard(peer):
     """Loopback in all its forms, and Unix sockets."""
     require_server(Caller(peer), secure=False)
+    require_trusted(Caller(peer), "PushCode", secure=False)
 
 
 @pytest.mark.parametrize("peer", ["ipv4:198.18.0.7:50", "ipv6:%5B2001:db8::1%5D:50", "vsock:3:4"])
 def test_without_tls_other_machines_are_not_heard(peer):
-    """Even on a port opened with --insecure, commands come from this machine only."""
-    with pytest.raises(PermissionDenied, match="this machine only"):
+    """Even on a port opened with --insecure, commands and code come from this machine only; with TLS, code from anyone."""
+    with pytest.raises(PermissionDenied, match=r"Kernel .* this machine only"):
         require_server(Caller(peer), secure=False)
+    with pytest.raises(PermissionDenied, match=r"PushCode .* this machine only"):
+        require_trusted(Caller(peer), "PushCode", secure=False)
+    require_trusted(Caller(peer), "PushCode", secure=True)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The gRPC service Registry: the OMS for any language.
 
 Owns the translation of its requests and replies. Leaves what they do to the ``Registry`` of the contracts.
-Invariants: what a request leaves out has the contract's default; a request takes no longer than its gRPC deadline.
+Invariants: what a request leaves out has the contract's default; a request takes no longer than its gRPC deadline;
+code is taken from trusted callers only.
 Failure behaviour: as ``service``.
 """
 
@@ -17,6 +18,7 @@ from amino.contracts import services as contracts
 from amino.contracts.services import Description, Registry
 from amino.errors import Invalid
 from amino.ids import new_id
+from amino.rpc.grpc.callers import require_trusted
 from amino.rpc.grpc.messages import from_message, location_message, packed_arguments, to_message
 from amino.rpc.grpc.service import Method, seconds_left
 from amino.wire import typed
@@ -32,10 +34,12 @@ class RegistryService:
     Args:
         registry: what they end in.
         bind: makes refs among constructor arguments and options callable.
+        secure: whether the port asks for certificates.
     """
 
-    def __init__(self, registry: Registry, bind: Bind | None = None) -> None:
+    def __init__(self, registry: Registry, bind: Bind | None = None, *, secure: bool = False) -> None:
         self._registry = registry
+        self._secure = secure
         self._bind = bind
 
     def methods(self) -> dict[str, Method]:
@@ -55,7 +59,7 @@ class RegistryService:
             "Pause": self._plain(registry.pause, contracts.PauseRequest, _into(pb.Empty)),
             "Release": self._plain(registry.release, contracts.ByName, _into(pb.Empty)),
             "Restore": self._plain(registry.restore, contracts.ByName, location_message),
-            "PushCode": self._plain(registry.push_code, contracts.PushCodeRequest, _into(pb.Empty)),
+            "PushCode": self._push_code,
             "DefineApplication": self._define_application,
             "Application": self._plain(registry.application, contracts.ByName, location_message),
             "Events": self._plain(registry.events, contracts.Empty, _into(pb.EventList)),
@@ -82,6 +86,11 @@ class RegistryService:
         if request.if_exists not in ("fail", "get"):
             raise Invalid(f"if_exists is {request.if_exists!r}; give fail or get")
         return location_message(await self._registry.create(request))
+
+    async def _push_code(self, message: pb.PushCodeRequest, context: Any) -> Message:
+        require_trusted(context, "amino.v1.Registry/PushCode", secure=self._secure)
+        await self._registry.push_code(from_message(message, contracts.PushCodeRequest))
+        return pb.Empty()
 
     async def _define_application(self, message: pb.ApplicationRequest, _context: Any) -> Message:
         given = {"arguments": await packed_arguments(message, self._bind)}

@@ -101,7 +101,7 @@ class GrpcServer:
         self = cls(server, _bind_port(server, address, endpoint, credentials), servicer)
         try:
             for descriptor, methods in (
-                (registry_pb2.DESCRIPTOR, RegistryService(registry, bind).methods()),
+                (registry_pb2.DESCRIPTOR, RegistryService(registry, bind, secure=tls is not None).methods()),
                 (kernel_pb2.DESCRIPTOR, KernelService(kernel, secure=tls is not None).methods()),
                 (invoke_pb2.DESCRIPTOR, InvokeService(invoker, bind).methods()),
             ):
