@@ -44,6 +44,10 @@ class Callee:
     def moment(self) -> dt.datetime:
         return dt.datetime(2026, 2, 3, 4, 5, 6, 789000, tzinfo=dt.UTC)
 
+    def add_to(self, other: Any, n: int) -> int:
+        """Call another microservice, of which the caller sent a ref."""
+        return other.add(n)
+
     def fail(self, message: str) -> None:
         raise LookupError(message)
 
