@@ -1,0 +1,1 @@
+"""An application for tests of the command line."""
