@@ -139,6 +139,7 @@ class KernelServer:
             blobs=_Blobs(ports.access),
             name=settings.name,
             random=random,
+            telemetry=ports.telemetry,
         )
         self.registry: Registry = self.oms.registry
         self._addresses = AddressBook([settings.address], lambda address: ports.transport.drop(address, "it is lost"))

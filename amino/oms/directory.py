@@ -77,6 +77,7 @@ class Directory:
         self._servers: dict[str, LiveServer] = {}
         self.live: dict[str, int] = {}
         self.departed: OrderedDict[Host, ServerRecord] = OrderedDict()
+        self.led_before: dict[int, Host] = {}
         self.cluster = ClusterDocument()
         self._hosts: dict[str, tuple[Host, ...]] = {}
         self._by_host: dict[Host, set[str]] = {}
@@ -302,8 +303,16 @@ class Directory:
         self._beat(f"server:{name}")
         self._members_changed()
 
-    def _slot_changed(self, key: str, new: Record | None, old: Record | None) -> None:  # noqa: ARG002 - as above
-        self._beat(f"slot:{self._keys.parse_slot(key)}")
+    def _slot_changed(self, key: str, new: Record | None, old: Record | None) -> None:
+        slot = self._keys.parse_slot(key)
+        if new is None and old is not None:
+            try:
+                before = decode_slot(old)
+            except Invalid as error:
+                _log.error("%s", error)
+            else:
+                self.led_before[slot] = (before.server, before.incarnation)
+        self._beat(f"slot:{slot}")
 
     def _cluster_changed(self, key: str, new: Record | None, old: Record | None) -> None:  # noqa: ARG002 - as above
         if key != self._keys.cluster:

@@ -39,6 +39,7 @@ from amino.oms import group_machine as machine
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory, Found
 from amino.oms.events import EventLog
+from amino.oms.failovers import Failovers
 from amino.oms.locks import Locks
 from amino.oms.placement import Candidate, Choice, Demand, choose, incarnation_key
 from amino.oms.ports import Blobs, Chains
@@ -95,6 +96,7 @@ class Leader:
         chains: Chains,
         blobs: Blobs,
         events: EventLog,
+        failovers: Failovers,
         random: random_module.Random,
     ) -> None:
         self.directory = directory
@@ -104,6 +106,7 @@ class Leader:
         self.chains = chains
         self.blobs = blobs
         self.events = events
+        self._failovers = failovers
         self.locks = Locks()
         self.on_wait: Callable[[str, str], None] | None = None
         self._random = random
@@ -314,6 +317,7 @@ class Leader:
         replica = self.replica_at(choice.server, base.epoch + 1, step.source)
         document = msgspec.structs.replace(
             machine.placed(base, replica, choice.explanation),
+            trace=self._failovers.trace_of(step.lost.server, step.lost.incarnation) if step.lost is not None else "",
             store_id=base.store_id or (choice.server.store_id if self.chains.needs_store(work.record.spec) else ""),
         )
         with self.directory.reserve(replica.server):
@@ -321,6 +325,7 @@ class Leader:
                 work.ms_id, work.path, found, document, placing=replica, lost=step.lost
             )
         if step.lost is not None:
+            self._failovers.placed(work.ms_id, (step.lost.server, step.lost.incarnation), document)
             self.events.add("replaced", work.ms_id, replica.server, step.why)
         return None
 
@@ -366,6 +371,7 @@ class Leader:
             suspects=tuple(document.deaths),
         )
         server = incarnation_key(replica.server, replica.incarnation)
+        began_ns = self._failovers.now_ns()
         try:
             async with self.commands.to(work.ms_id, replica, INSTANTIATE_TIMEOUT_S) as kernel:
                 reply = await kernel.instantiate(request)
@@ -390,6 +396,7 @@ class Leader:
         done = machine.confirmed(document, reply.methods)
         self.directory.learn(work.ms_id, work.path, done, reply.document_revision)
         if document.constructed or source != "construct":
+            self._failovers.restored(work.ms_id, began_ns, document)
             self.events.add("recovered", work.ms_id, replica.server, f"{source}, epoch {document.epoch}")
         if document.leftovers:
             work.found = await self.writes.read(work.ms_id, work.path)

@@ -29,12 +29,13 @@ class Reconciler:
     Args:
         leader: does the work.
         random: for jitter.
+        led: the slots led here; kept up to date by this object, read by others.
     """
 
-    def __init__(self, leader: Leader, random: random_module.Random) -> None:
+    def __init__(self, leader: Leader, random: random_module.Random, led: set[int]) -> None:
         self._leader = leader
         self._directory = leader.directory
-        self.led: set[int] = set()
+        self.led = led
         self._paused = False
         self._members: dict[str, int] = {}
         self.work = Worklist(self._look, self._wanted, random=random)

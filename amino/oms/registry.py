@@ -62,6 +62,8 @@ from amino.oms.locating import Locator
 from amino.oms.operations import Operations, Taken
 from amino.oms.ports import Blobs
 from amino.oms.records import Records
+from amino.telemetry import names
+from amino.telemetry.trace import Telemetry
 
 TIMEOUT_S = 30.0
 PAUSE_S_MIN = 0.02
@@ -95,6 +97,7 @@ class RegistryService:
         events: EventLog,
         blobs: Blobs,
         caller: RegistryCaller,
+        telemetry: Telemetry,
     ) -> None:
         self._server = server
         self._leads = leads
@@ -109,6 +112,7 @@ class RegistryService:
         self._events = events
         self._blobs = blobs
         self._caller = caller
+        self._telemetry = telemetry
         self._forwards: dict[Host, set[asyncio.Timeout]] = {}
         directory.on_loss(self._server_lost)
         self._led_here: dict[str, Callable[[Any], Awaitable[Any]]] = {
@@ -233,6 +237,10 @@ class RegistryService:
 
     async def _create_here(self, request: CreateRequest) -> Location:
         until = self._clock.monotonic() + request.timeout_s
+        with self._telemetry.span(names.CREATE, attributes=self._about(request)):
+            return await self._create_or_get(request, until)
+
+    async def _create_or_get(self, request: CreateRequest, until: float) -> Location:
         while True:
             done = await self._operations.create(request)
             if not isinstance(done, Taken):
@@ -245,11 +253,16 @@ class RegistryService:
                     raise
 
     async def _delete_here(self, request: DeleteRequest) -> Empty:
-        await self._operations.delete(request)
+        with self._telemetry.span(names.DELETE, attributes=self._about(request)):
+            await self._operations.delete(request)
         return Empty()
 
     async def _move_here(self, request: MoveRequest) -> Location:
-        return await self._location(request.microservice, await self._operations.move(request))
+        with self._telemetry.span(names.MIGRATE, attributes=self._about(request)):
+            return await self._location(request.microservice, await self._operations.move(request))
+
+    def _about(self, request: CreateRequest | DeleteRequest | MoveRequest) -> dict[str, str | bool | int | float]:
+        return {names.MICROSERVICE: request.microservice} if self._telemetry.tracing else {}
 
     async def _restore_here(self, request: ByName) -> Location:
         found, source = await self._operations.restore(request.microservice, TIMEOUT_S)

@@ -19,6 +19,7 @@ from amino.errors import Conflict, Invalid
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory
 from amino.oms.events import EventLog
+from amino.oms.failovers import Failovers
 from amino.oms.finding import Finder
 from amino.oms.housekeeping import Housekeeping
 from amino.oms.leader import Leader
@@ -29,6 +30,7 @@ from amino.oms.reconciler import Reconciler
 from amino.oms.records import Records
 from amino.oms.registry import RegistryService
 from amino.oms.writes import Writes
+from amino.telemetry.trace import Telemetry
 
 
 class _Bound:
@@ -54,6 +56,7 @@ class Oms:
         kernels, peers: how other servers are reached (this one too).
         chains, blobs: what the layers above know.
         random: for ids and jitter.
+        telemetry: off by default.
 
     Attributes:
         registry: what this server offers to clients and other servers.
@@ -73,6 +76,7 @@ class Oms:
         peers: RegistryCaller,
         chains: Chains,
         blobs: Blobs,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._name = name
         self._guards = _Bound()
@@ -81,6 +85,15 @@ class Oms:
         self.events = EventLog(store, keys, clock)
         self._commands = Commands(store, keys, self.directory, kernels)
         writes = Writes(store, writer, keys, self.directory, self._guards)
+        self._led: set[int] = set()
+        self._failovers = Failovers(
+            cluster=keys.cluster_name,
+            directory=self.directory,
+            clock=clock,
+            telemetry=telemetry or Telemetry.disabled(),
+            leads=self._led.__contains__,
+            tombstones=self._commands.tombstones,
+        )
         self.leader = Leader(
             directory=self.directory,
             records=self._records,
@@ -89,17 +102,16 @@ class Oms:
             chains=chains,
             blobs=blobs,
             events=self.events,
+            failovers=self._failovers,
             random=random,
         )
-        self.reconciler = Reconciler(self.leader, random)
-        self._housekeeping = Housekeeping(
-            store=store, keys=keys, leader=self.leader, kernels=kernels, led=self.reconciler.led
-        )
+        self.reconciler = Reconciler(self.leader, random, self._led)
+        self._housekeeping = Housekeeping(store=store, keys=keys, leader=self.leader, kernels=kernels, led=self._led)
         self._finder = Finder(store, keys, self.directory, self._records)
         locator = Locator(self.directory, self._records, writes, clock)
         self.registry = RegistryService(
             server=name,
-            leads=self.reconciler.led.__contains__,
+            leads=self._led.__contains__,
             store=store,
             keys=keys,
             clock=clock,
@@ -111,6 +123,7 @@ class Oms:
             events=self.events,
             blobs=blobs,
             caller=peers,
+            telemetry=telemetry or Telemetry.disabled(),
         )
 
     def __repr__(self) -> str:
@@ -153,6 +166,7 @@ class Oms:
     async def slot_gained(self, slot: int) -> None:
         """The election's ``on_gained``."""
         await self.reconciler.slot_gained(slot)
+        self._failovers.elected(slot)
         self._housekeeping.slot_gained(slot)
 
     async def slot_lost(self, slot: int) -> None:

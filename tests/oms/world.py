@@ -58,6 +58,7 @@ from amino.errors import (
 from amino.ids import MicroserviceId, new_id, slot_of
 from amino.oms import group_machine as machine
 from amino.oms.service import Oms
+from amino.telemetry.trace import Telemetry
 
 DURABLE = (DmSpec("PeriodicCheckpoint"),)
 LATENCY_S = 0.001
@@ -315,6 +316,7 @@ class Server:
             peers=self,
             chains=FakeChains(),
             blobs=self,
+            telemetry=world.telemetry,
         )
         self.registry = self.oms.registry
         await self.oms.start()
@@ -432,6 +434,7 @@ class World:
         self.busy: set[str] = set()
         self.behaviour: dict[str, Callable[[Server, InstantiateRequest], Any]] = {}
         self.verdicts: list[Exception] = []
+        self.telemetry: Telemetry = Telemetry.disabled()
         self.numbers = 0
         self.ids = random.Random(7)
 

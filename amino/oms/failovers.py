@@ -1,0 +1,175 @@
+"""A failover is a trace: lost, detected, elected, placed, restored.
+
+Owns following each lost incarnation until all it held is settled, and telling telemetry. Leaves recovery itself to
+``leader``.
+Invariants: the trace's id is derived from the lost incarnation, so that all servers add to the same one; the root span
+and the metric are recorded by the leader of the slot that the lost server's name falls in, once.
+Failure behaviour: never in the way of recovery; a reporter that dies takes the root span with it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amino.aio.clock import Clock
+from amino.contracts.documents import GroupDocument, Tombstone
+from amino.ids import slot_of
+from amino.oms.directory import Directory, Host
+from amino.oms.group_machine import state_of
+from amino.telemetry import names
+from amino.telemetry.trace import Telemetry, failover_traceparent
+
+FOLLOWED_MAX = 64
+SETTLED = frozenset({"active", "lost", "quarantined"})
+
+
+@dataclass(slots=True)
+class _Followed:
+    detected_ns: int
+    waiting: set[str]
+    reported: bool
+
+
+class Failovers:
+    """Follows the losses that this server hears of.
+
+    Args:
+        cluster: its name, part of the traces' ids.
+        leads: whether this server leads a slot now.
+        tombstones: what is known of dead incarnations.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        directory: Directory,
+        clock: Clock,
+        telemetry: Telemetry,
+        leads: Callable[[int], bool],
+        tombstones: Callable[[], dict[Host, Tombstone]],
+    ) -> None:
+        self._cluster = cluster
+        self._directory = directory
+        self._clock = clock
+        self._telemetry = telemetry
+        self._leads = leads
+        self._tombstones = tombstones
+        self._followed: OrderedDict[Host, _Followed] = OrderedDict()
+        if telemetry.tracing or telemetry.metering:
+            directory.on_loss(self._lost)
+            directory.on_group(self._changed)
+
+    def __repr__(self) -> str:
+        return f"Failovers({len(self._followed)} followed)"
+
+    def now_ns(self) -> int:
+        """Return the wall clock in nanoseconds, as spans want it."""
+        return int(self._clock.wall() * 1e9)
+
+    def trace_of(self, name: str, incarnation: int) -> str:
+        """Return the traceparent for documents that are placed anew because of this loss; empty while tracing is off."""
+        return failover_traceparent(self._cluster, name, incarnation) if self._telemetry.tracing else ""
+
+    def placed(self, ms_id: str, host: Host, document: GroupDocument) -> None:
+        """The new placement of an object of ``host`` has been written."""
+        followed = self._followed.get(host)
+        if followed is not None and self._telemetry.tracing:
+            self._telemetry.emit(
+                names.FAILOVER_PLACED,
+                start_ns=followed.detected_ns,
+                end_ns=self.now_ns(),
+                parent=document.trace,
+                attributes=_attributes(ms_id, document),
+            )
+
+    def restored(self, ms_id: str, began_ns: int, document: GroupDocument) -> None:
+        """An object that was placed anew serves again; its command was sent at ``began_ns``."""
+        if document.trace and self._telemetry.tracing:
+            self._telemetry.emit(
+                names.FAILOVER_RESTORED,
+                start_ns=began_ns,
+                end_ns=self.now_ns(),
+                parent=document.trace,
+                attributes=_attributes(ms_id, document),
+            )
+
+    def elected(self, slot: int) -> None:
+        """This server leads ``slot`` from now on; if that is because of a loss, its trace shows it."""
+        host = self._directory.led_before.get(slot)
+        followed = self._followed.get(host) if host is not None else None
+        if host is not None and followed is not None and self._telemetry.tracing:
+            self._telemetry.emit(
+                names.FAILOVER_ELECTED,
+                start_ns=followed.detected_ns,
+                end_ns=self.now_ns(),
+                parent=self.trace_of(*host),
+                attributes={names.SLOT: slot},
+            )
+        for lost, one in list(self._followed.items()):
+            if slot_of(lost[0]) == slot and not one.waiting:
+                self._finish(lost, one)
+
+    def _lost(self, name: str, incarnation: int) -> None:
+        host = (name, incarnation)
+        held = set(self._directory.hosted(*host))
+        self._followed[host] = _Followed(self.now_ns(), held, reported=not held)
+        while len(self._followed) > FOLLOWED_MAX:
+            self._followed.popitem(last=False)
+
+    def _changed(self, ms_id: str, _path: str) -> None:
+        for host, followed in list(self._followed.items()):
+            if ms_id not in followed.waiting:
+                continue
+            found = self._directory.group(ms_id)
+            if found is not None:
+                there = any((one.server, one.incarnation) == host for one in found.document.replicas)
+                if there or state_of(found.document) not in SETTLED:
+                    continue
+            followed.waiting.discard(ms_id)
+            if not followed.waiting:
+                self._finish(host, followed)
+
+    def _finish(self, host: Host, followed: _Followed) -> None:
+        """Everything the incarnation held is settled: tell of it, if that is ours to do."""
+        name, incarnation = host
+        if followed.reported or not self._leads(slot_of(name)):
+            return
+        followed.reported = True
+        tombstone = self._tombstones().get(host)
+        kind = _kind_of(tombstone)
+        end_ns = self.now_ns()
+        lost_ns = followed.detected_ns
+        if tombstone is not None and tombstone.detected_at > 0:
+            lost_ns = min(lost_ns, int(tombstone.detected_at * 1e9))
+        self._telemetry.metrics.failover(kind, (end_ns - lost_ns) / 1e9)
+        if self._telemetry.tracing:
+            parent = self.trace_of(name, incarnation)
+            attributes: dict[str, str | bool | int | float] = {names.SERVER: name, names.INCARNATION: incarnation}
+            self._telemetry.emit(
+                names.FAILOVER_LOST, start_ns=lost_ns, end_ns=lost_ns, parent=parent, attributes=attributes
+            )
+            self._telemetry.emit(
+                names.FAILOVER_DETECTED,
+                start_ns=lost_ns,
+                end_ns=followed.detected_ns,
+                parent=parent,
+                attributes=attributes,
+            )
+            self._telemetry.emit_failover(self._cluster, name, incarnation, kind=kind, start_ns=lost_ns, end_ns=end_ns)
+
+
+def _attributes(ms_id: str, document: GroupDocument) -> dict[str, str | bool | int | float]:
+    return {
+        names.MICROSERVICE: ms_id,
+        names.SERVER: document.replicas[0].server if document.replicas else "",
+        names.EPOCH: document.epoch,
+    }
+
+
+def _kind_of(tombstone: Tombstone | None) -> str:
+    if tombstone is None or "lease" in tombstone.cause:
+        return "expiry"
+    return "hang" if "hung" in tombstone.cause else "crash"
