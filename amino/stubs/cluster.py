@@ -211,6 +211,11 @@ class Cluster:
 
     servers = blocking(_servers)
 
+    def servers_nowait(self) -> list[ServerInfo]:
+        """List the kernel servers as this process was told last, without asking; counts of replicas may be old."""
+        membership = self._runtime.addresses.membership
+        return list(membership.servers) if membership is not None else []
+
     async def _describe(self, target: str | Any) -> Description:
         """Tell everything about a microservice, by name or stub; also why it is where it is."""
         return cast("Description", await self._call("describe", ByName(**_naming(target)), _timeout_s()))

@@ -1,0 +1,1 @@
+"""MinnieTwitter: users, tweets, tags, timelines and followers as plain classes."""
