@@ -1,0 +1,162 @@
+"""Every write of a slot leader proves what it was decided on; one without an answer is settled by a write."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument
+from amino.contracts.services import LocateRequest
+from amino.coordination.memory import Fate
+from amino.coordination.store import Delete, Put
+from amino.errors import Conflict, CoordinationUnavailable, NotExecuted
+from amino.ids import slot_of
+from amino.oms import group_machine as machine
+from amino.oms.directory import Found
+from tests.coordination.virtual import run_virtual
+from tests.oms.world import World, spec
+
+
+async def _led(world: World):
+    """Return an id led by s1, its document as found, and s1's writes."""
+    await world.add("s1", "s2", "s3")
+    ms_id = world.id_led_by("s1")
+    await world.create(ms_id=ms_id)
+    server = world.servers["s1"]
+    found = server.oms.directory.group(ms_id)
+    assert found is not None
+    return ms_id, found, server.oms.leader.writes
+
+
+def _at(world: World, name: str, incarnation: int = 0) -> ReplicaDocument:
+    return ReplicaDocument("9-new", name, incarnation or world.servers[name].incarnation)
+
+
+def test_nothing_is_taken_from_a_live_server() -> None:
+    """A write because of a loss fails while the incarnation is there, wherever it would place the replica."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            lost = found.document.replicas[0]
+            document = machine.placed(found.document, _at(world, "s2"), "")
+            other = next(name for name in world.servers if name != lost.server)
+            for placing in (None, _at(world, other)):
+                with pytest.raises(Conflict):
+                    await writes.replace(ms_id, "/", found, document, lost=lost, placing=placing)
+            assert world.document(ms_id) == found.document
+
+    run_virtual(main)
+
+
+def test_nothing_is_given_to_a_server_that_is_gone() -> None:
+    """Placing and creating compare the target's incarnation."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            gone = _at(world, "s2", 1)
+            with pytest.raises(Conflict):
+                await writes.replace(ms_id, "/", found, machine.placed(found.document, gone, ""), placing=gone)
+            fresh = world.id_led_by("s1")
+            document = machine.placed(GroupDocument(), gone, "", first=True)
+            assert await writes.begin(fresh, MicroserviceRecord(spec()), document) is None
+            assert world.document(fresh) is None
+
+    run_virtual(main)
+
+
+def test_a_former_leader_writes_nothing() -> None:
+    """Once the slot's key is another creation every write of the old leader fails, though it knows of nothing."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            world.servers["s1"].store.faults.watch_delay_s = lambda: 1000.0
+            slot = world.keys.slot(slot_of(ms_id))
+            value = world.etcd.get(slot).value
+            await world.admin.txn([], [Delete(slot)])
+            await world.admin.txn([], [Put(slot, value)])
+            with pytest.raises(Conflict):
+                await writes.replace(ms_id, "/", found, machine.deleting(found.document))
+            with pytest.raises(Conflict):
+                await writes.purge(ms_id, found, None)
+            with pytest.raises(NotExecuted, match="another leader"):
+                await writes.check_leadership(ms_id)
+            fresh = next(one for one in iter(world.new_id, None) if slot_of(one) == slot_of(ms_id))
+            document = machine.placed(GroupDocument(), _at(world, "s2"), "", first=True)
+            assert await writes.begin(fresh, MicroserviceRecord(spec()), document) is None
+            assert world.document(ms_id) == found.document
+
+    run_virtual(main)
+
+
+def test_a_settled_write_never_lands_later() -> None:
+    """A write that timed out and lands later finds the document settled by another write, and does nothing."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            faults = world.servers["s1"].store.faults
+            faults.land_later_s = lambda: 5.0
+            faults.fate = lambda write: Fate.LANDS_LATER if write else Fate.ANSWERED
+            with pytest.raises(CoordinationUnavailable):
+                await writes.replace(ms_id, "/", found, machine.deleting(found.document))
+            faults.fate = lambda write: Fate.ANSWERED
+            settled = await writes.settle(ms_id)
+            assert settled is not None
+            assert settled.document.phase == "active"
+            await asyncio.sleep(10)
+            assert world.document(ms_id) == settled.document
+
+    run_virtual(main)
+
+
+def test_own_writes_are_seen_before_the_watch_tells() -> None:
+    """The directory never shows a group older than this server's last write, and takes what is newer."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            server = world.servers["s1"]
+            directory = server.oms.directory
+            server.store.faults.watch_delay_s = lambda: 3.0
+            marked = machine.forgiven(found.document, ())
+            written = await writes.replace(ms_id, "/", found, marked)
+            assert directory.group(ms_id) == written
+            directory.learn(ms_id, "/", found.document, found.revision)
+            assert directory.group(ms_id) == written
+            await asyncio.sleep(10)
+            assert directory.group(ms_id) == written
+            directory.learn(ms_id, "/", None, written.revision + 1)
+            assert directory.group(ms_id) is None
+            assert ms_id not in directory.ids()
+            newer = Found(written.document, written.revision + 2)
+            directory.learn(ms_id, "/", *newer)
+            assert directory.group(ms_id) == newer
+            assert ms_id in directory.hosted(newer.document.replicas[0].server, newer.document.replicas[0].incarnation)
+
+    run_virtual(main)
+
+
+def test_a_successor_looks_at_its_new_slots_at_once() -> None:
+    """When the leader of an object's slot dies with the server that has it, recovery waits for the election only."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2", "s3", "s4")
+            ms_id = world.id_led_by("s1")
+            await world.create(at="s2", ms_id=ms_id, durable=True)
+            home = world.home(ms_id)
+            began = clock.monotonic()
+            world.servers["s1"].die()
+            home.die()
+            request = LocateRequest(
+                microservice=ms_id, stale={"/": 1}, stale_incarnation=(home.name, home.incarnation), wait_s=10.0
+            )
+            found = await world.other_than().registry.locate(request)
+            assert found.groups["/"].epoch == 2
+            assert clock.monotonic() - began < 0.5
+
+    run_virtual(main)
