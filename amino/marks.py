@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from amino.errors import Invalid
 
@@ -21,6 +22,7 @@ INLINE = 4
 ASYNC = 8
 
 _ATTRIBUTE = "__amino_marks__"
+_tables: WeakKeyDictionary[type, dict[str, int]] = WeakKeyDictionary()
 
 
 def _mark(function: F, flag: int, name: str) -> F:
@@ -50,8 +52,12 @@ def inline(function: F) -> F:
 def method_table(cls: type) -> dict[str, int]:
     """Return the class's public methods with their flags (marks, and ``ASYNC`` for ``async def``).
 
-    Marks are inherited: an override without marks keeps those of the method it overrides.
+    Marks are inherited: an override without marks keeps those of the method it overrides. The table is made once per
+    class; do not change it.
     """
+    known = _tables.get(cls)
+    if known is not None:
+        return known
     table: dict[str, int] = {}
     for name, member in inspect.getmembers(cls, callable):
         if name.startswith("_") or isinstance(member, type):
@@ -64,4 +70,5 @@ def method_table(cls: type) -> dict[str, int]:
         if inspect.iscoroutinefunction(member):
             flags = (flags | ASYNC) & ~INLINE
         table[name] = flags
+    _tables[cls] = table
     return table

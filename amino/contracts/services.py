@@ -183,10 +183,15 @@ class ServerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All live servers at a store revision; newer revisions win. Pushed to subscribers on every change."""
+    """All live servers at a store revision; newer revisions win. Pushed to subscribers on every change.
+
+    Args:
+        leaders: by slot, the index in ``servers`` of its leader, -1 for none; a hint that saves clients a hop.
+    """
 
     revision: int
     servers: tuple[ServerInfo, ...]
+    leaders: tuple[int, ...] = ()
     cluster: str = ""
     paused: bool = False
 

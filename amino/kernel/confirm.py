@@ -16,7 +16,7 @@ import msgspec
 
 from amino.aio.mode import sleep
 from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument, decode, encode
-from amino.coordination.store import Get, Put, created_at, unchanged
+from amino.coordination.store import Delete, Get, Put, created_at, unchanged
 from amino.errors import CoordinationUnavailable, NotExecuted, Overloaded
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Confirmer:
         server_key: this server's session key. incarnation: its create revision.
         valid: whether the session is valid; confirming stops when it is not.
         slot_key: returns the key of a slot.
+        nothing: a key that is never written; deleting it makes a transaction a write, which no stale member answers.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Confirmer:
         server_key: str,
         incarnation: int,
         slot_key: Callable[[int], str],
+        nothing: str,
         valid: Callable[[], bool],
     ) -> None:
         self._store = store
         self._writer = writer
         self._mine = created_at(server_key, incarnation)
         self._slot_key = slot_key
+        self._nothing = nothing
         self._valid = valid
 
     async def confirm(
@@ -128,7 +131,9 @@ class Confirmer:
                 found = result.reads[0][0] if result.reads and result.reads[0] else None
                 if found is not None and self._is_done(decode(found.value, GroupDocument, key), goal, replica):
                     # our own write had landed; prove that nothing newer did, by a transaction and not by that read
-                    check = await self._store.txn([self._mine, unchanged(key, found.mod_revision)], [])
+                    check = await self._store.txn(
+                        [self._mine, unchanged(key, found.mod_revision)], [Delete(self._nothing)]
+                    )
                     if check.succeeded:
                         return found.mod_revision
                     continue

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psutil
 
 from amino import limits
-from amino.aio.mode import offload
 from amino.contracts.calls import CURRENT, Invocation, RequestId
 from amino.contracts.documents import Move
 from amino.contracts.services import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("amino.kernel")
 _RESTORING = "__restore__"
 _CONSTRUCTING = "__init__"
+T = TypeVar("T")
 
 
 class Parts(Protocol):
@@ -74,6 +75,10 @@ class Parts(Protocol):
 
     async def arguments(self, microservice: str, record: MicroserviceRecord) -> bytes:
         """Return the encoded constructor arguments, wherever they are."""
+        ...
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run user code in a worker thread: it may block, and make calls that end in this server again."""
         ...
 
     def kernel_at(self, address: str) -> Kernel:
@@ -204,7 +209,7 @@ class Host:
                 return cls(*args, **kwargs)
 
         try:
-            target.adopt_instance(await offload(construct))
+            target.adopt_instance(await self._parts.run(construct))
         except AminoError as error:
             raise ConstructionFailed(f"the arguments of {request.record.spec.cls} cannot be used: {error}") from error
         except (Exception, SystemExit) as error:
@@ -227,7 +232,7 @@ class Host:
                 target.restore_sealed(newest[0])
 
         try:
-            await offload(restore)
+            await self._parts.run(restore)
         except Invalid as error:
             raise CodeUnavailable(f"the state of {request.microservice} cannot be rebuilt here: {error}") from error
 

@@ -12,11 +12,12 @@ import asyncio
 import logging
 import random as random_module
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from amino import limits
+from amino.aio.signal import Signal
 from amino.aio.tasks import TaskOwner
 from amino.aio.workers import Workers
 from amino.checkpoint.collector import delete_all
@@ -28,7 +29,7 @@ from amino.coordination.guarded import GuardedWriter
 from amino.dm.base import Trait
 from amino.dm.chain import ComposedServerChain, compose_client
 from amino.dm.registry import managers_of, provides, requires
-from amino.errors import AminoError, CodeUnavailable, PermissionDenied, StoreFailed
+from amino.errors import AminoError, CodeUnavailable, Overloaded, PermissionDenied, StoreFailed
 from amino.ids import slot_of
 from amino.kernel.confirm import Confirmer
 from amino.kernel.dispatcher import Dispatcher
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from amino.telemetry.trace import Telemetry
 
 _log = logging.getLogger("amino.node")
+_LEADERS_TOLD_S = 0.1
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -172,6 +175,7 @@ class KernelServer:
             server_key=keys.server(settings.name),
             incarnation=session.incarnation,
             slot_key=keys.slot,
+            nothing=keys.nothing,
             valid=session.valid,
         )
         self.host = Host(parts=_Parts(self), surroundings=self._around, confirmer=self._confirmer, validity=session)
@@ -240,6 +244,7 @@ class KernelServer:
 
     async def aclose(self) -> None:
         """End everything. Idempotent."""
+        self._members.close()
         await self._election.aclose()
         await self.oms.aclose()
         await self._calls.aclose()
@@ -392,6 +397,23 @@ class _Parts:
             raise StoreFailed(f"the arguments of {microservice} are missing from the checkpoint store")
         return content
 
+    async def run(self, function: Callable[[], T]) -> T:
+        done: Signal[tuple[T | None, BaseException | None]] = Signal()
+
+        def job() -> None:
+            try:
+                outcome: tuple[T | None, BaseException | None] = (function(), None)
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
+                outcome = (None, error)
+            done.set(outcome)
+
+        if not self._owner._workers.submit(job):  # noqa: SLF001 - as above
+            raise Overloaded(f"{self._owner.name}: every worker thread is busy; retry", reason="overloaded")
+        result, problem = await done.wait()
+        if problem is not None:
+            raise problem
+        return result  # type: ignore[return-value]
+
     def kernel_at(self, address: str) -> Kernel:
         return _Kernels(self._owner).at(address)
 
@@ -423,10 +445,21 @@ class _MemberPushes:
         self._owner = owner
         self._links: dict[Link, None] = {}
         self._encode = msgspec.msgpack.Encoder().encode
+        self._due: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._owner.oms.directory.on_members(self._changed)
+        self._owner.oms.directory.slots_cache.listen(lambda *_: self._soon())
         self._changed()
+
+    def _soon(self) -> None:
+        """Tell of new slot leaders, many at once: they are only hints."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_LEADERS_TOLD_S, self._changed)
+
+    def close(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
 
     def subscribe(self, link: Link) -> bytes:
         self._links[link] = None
@@ -434,6 +467,8 @@ class _MemberPushes:
         return self._encode(self._owner.oms.membership())
 
     def _changed(self) -> None:
+        self.close()
+        self._due = None
         membership = self._owner.oms.membership()
         self._owner._addresses.update(membership)  # noqa: SLF001 - a part of its owner
         message = self._encode(membership)

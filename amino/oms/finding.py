@@ -90,8 +90,10 @@ class Finder:
         """See ``Registry.members``."""
         directory = self._directory
         led = directory.slots_led()
+        places = {server.record.name: place for place, server in enumerate(directory.servers())}
         return Membership(
-            revision=directory.servers_cache.revision,
+            leaders=tuple(places.get(directory.leader(slot) or "", -1) for slot in range(SLOT_COUNT)),
+            revision=max(directory.servers_cache.revision, directory.slots_cache.revision),
             servers=tuple(
                 ServerInfo(
                     record=server.record,

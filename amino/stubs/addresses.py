@@ -70,6 +70,14 @@ class AddressBook:
         """Ask ``address`` first from now on: it answered."""
         self._preferred = address
 
+    def leader_of(self, slot: int) -> str:
+        """Return the address of the slot's leader as last announced, empty if not known."""
+        membership = self._membership
+        if membership is None or slot >= len(membership.leaders):
+            return ""
+        place = membership.leaders[slot]
+        return membership.servers[place].record.address if 0 <= place < len(membership.servers) else ""
+
     def candidates(self, avoid: str = "") -> list[str]:
         """Return the addresses to ask, best first; ``avoid`` comes last."""
         with self._lock:

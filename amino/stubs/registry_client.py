@@ -21,6 +21,7 @@ from amino.errors import (
     OutcomeUnknown,
     SessionLost,
 )
+from amino.ids import slot_of
 from amino.rpc.system import call_system
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _TRY_S = 2.0
 _BACKOFF_S = 0.01
 _BACKOFF_MAX_S = 0.25
+_LEADERS_DO = frozenset({"create", "delete", "move", "restore", "release"})
 _REPEATABLE = (NotExecuted, OutcomeUnknown, CoordinationUnavailable, SessionLost)
 
 
@@ -96,6 +98,17 @@ class RegistryClient:
                 raise self._final(method, problem, timeout_s)
             await sleep(backoff_s)
             backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+
+    def _candidates(self, method: str, request: msgspec.Struct, avoid: str) -> list[str]:
+        """Return whom to ask, best first: the slot's leader does its operations itself, any other server forwards them."""
+        candidates = self._addresses.candidates(avoid)
+        if self._local is not None:
+            return ["", *candidates]
+        microservice = getattr(request, "microservice", "") if method in _LEADERS_DO else ""
+        leader = self._addresses.leader_of(slot_of(microservice)) if microservice else ""
+        if leader and leader != avoid:
+            return [leader, *(address for address in candidates if address != leader)]
+        return candidates
 
     async def _try(self, address: str, method: str, request: msgspec.Struct, remaining: float) -> Any:
         if not address:
