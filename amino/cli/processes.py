@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import signal
 import sys
 from pathlib import Path
@@ -19,9 +18,11 @@ from typing import Annotated, Any
 import typer
 
 from amino.cli import output
+from amino.cli.demo import FailoverKind
 from amino.cli.failures import ERROR
-from amino.config import load_server_config, parse_labels
+from amino.config import ServerConfig, load_server_config, parse_labels
 from amino.errors import Invalid
+from amino.rpc.tls import TlsConfig, check_listen
 
 _PANEL = "Cluster"
 EtcdBinary = Annotated[Path | None, typer.Option("--etcd-binary", help="etcd program; default: from PATH.")]
@@ -78,10 +79,21 @@ def server(
     from amino.telemetry.trace import Telemetry
 
     chosen = load_server_config(options, file=config)
+    _check_exposure(chosen)
     logs.configure(Telemetry.disabled(), form=chosen.log_format, level=chosen.log_level.upper())
     ended = asyncio.run(supervise(chosen))
     if ended.code:
         raise Invalid(ended.message)
+
+
+def _check_exposure(config: ServerConfig) -> None:
+    """Refuse unusable certificates and open ports without them at once, before etcd is waited for."""
+    tls = None
+    if config.tls is not None:
+        tls = TlsConfig(config.tls.ca, config.tls.cert, config.tls.key)
+        tls.server_context()
+    for address in filter(None, (config.listen, config.grpc_listen)):
+        check_listen(address, tls, insecure=config.insecure)
 
 
 def up(
@@ -159,16 +171,21 @@ async def _watch(server: Any) -> None:
 def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the display.")] = False,
     servers: Annotated[int, typer.Option("--servers", "-n", min=2, max=9, help="How many kernel servers.")] = 3,
-    seconds: Annotated[float, typer.Option(min=5, max=600, help="How long the load runs.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long the load runs.")] = 30.0,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="How many client threads.")] = 4,
+    kill: Annotated[
+        list[FailoverKind] | None,
+        typer.Option(help="Which failovers, in order; repeatable. Default: kernel, then server."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the clients' choices.")] = 1,
     etcd_binary: EtcdBinary = None,
 ) -> None:
     """Watch a cluster lose the server that holds users' data, and go on with nothing lost."""
-    try:
-        scenario = importlib.import_module("amino.cli.demo")
-    except ModuleNotFoundError as error:
-        raise Invalid(
-            "this installation has no demo (amino.cli.demo is missing); install a complete release"
-        ) from error
-    code: int = scenario.run(as_json=as_json, servers=servers, seconds=seconds, etcd_binary=etcd_binary)
+    from amino.cli.demo import run
+
+    code = run(
+        as_json=as_json, servers=servers, seconds=seconds, clients=clients, etcd_binary=etcd_binary, seed=seed,
+        kills=kill or (),
+    )  # fmt: skip
     if code:
         raise typer.Exit(code)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import importlib
 import logging
 import mmap
@@ -91,8 +92,10 @@ def run(make_node: MakeNode) -> NoReturn:
     """Be a child process with the node that ``make_node`` makes; ends the process."""
     incoming, outgoing = _take_over_pipes()
     for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides when we end
-        with contextlib.suppress(ValueError):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)  # not SIG_IGN: programs that user code starts would inherit that
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)  # kill -USR1: where all threads are, into the log
     try:
         with _event_loop() as runner:
             code = runner.run(_Child(make_node, incoming, outgoing).run())

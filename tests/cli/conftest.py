@@ -1,5 +1,5 @@
 """The etcd that clusters of these tests stand on."""
 
-from tests.node.conftest import grpc_poller, node_etcd
+from tests.node.conftest import etcd_endpoints, grpc_poller, node_etcd
 
-__all__ = ["grpc_poller", "node_etcd"]
+__all__ = ["etcd_endpoints", "grpc_poller", "node_etcd"]
