@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from amino.telemetry.trace import Telemetry
 
 _RETRY_S = 0.1
+_FOLLOWED_MAX = 2
+"""Servers followed at once: a frozen one tells nothing, not even that it is lost."""
+_ANOTHER_S = 1.0
 _decode_membership = msgspec.msgpack.Decoder(Membership).decode
 
 
@@ -152,7 +155,7 @@ class _Client:
 
 
 class _Follower:
-    """Follows membership through any server, on a loop and thread of its own."""
+    """Follows membership through any two servers, on a loop and thread of its own."""
 
     def __init__(self, transport: PeerTransport, addresses: AddressBook) -> None:
         self._transport = transport
@@ -161,6 +164,7 @@ class _Follower:
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._followed: set[str] = set()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="amino-membership", daemon=True)
@@ -181,13 +185,22 @@ class _Follower:
 
     async def _follow(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        await asyncio.gather(*(self._keep_one() for _ in range(_FOLLOWED_MAX)))
+
+    async def _keep_one(self) -> None:
         while not self._stopping:
-            for address in self._addresses.candidates():
+            others = [address for address in self._addresses.candidates() if address not in self._followed]
+            for address in others:
+                if address in self._followed:
+                    continue
+                self._followed.add(address)
                 try:
                     await self._follow_at(address)
                 except AminoError:
                     continue
-            await asyncio.sleep(_RETRY_S)
+                finally:
+                    self._followed.discard(address)
+            await asyncio.sleep(_RETRY_S if others else _ANOTHER_S)
 
     async def _follow_at(self, address: str) -> None:
         ended = asyncio.Event()
