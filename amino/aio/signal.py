@@ -120,15 +120,15 @@ class Turn:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = False
-        self._queue: deque[Signal[bool]] = deque()
+        self._queue: deque[Signal[bool]] | None = None  # made when somebody waits: idle turns are many
 
     def __repr__(self) -> str:
-        return f"Turn({'taken' if self._taken else 'free'}, {len(self._queue)} waiting)"
+        return f"Turn({'taken' if self._taken else 'free'}, {self.waiting} waiting)"
 
     @property
     def waiting(self) -> int:
         """How many wait for their turn."""
-        return len(self._queue)
+        return len(self._queue) if self._queue is not None else 0
 
     def acquire_nowait(self) -> bool:
         """Take the turn if it is free and nobody waits; returns whether it was taken."""
@@ -150,14 +150,17 @@ class Turn:
                 self._taken = True
                 return
             ticket: Signal[bool] = Signal()
-            self._queue.append(ticket)
+            queue = self._queue
+            if queue is None:
+                queue = self._queue = deque()
+            queue.append(ticket)
         try:
             await ticket.wait(timeout_s)
         except BaseException:
             with self._lock:
                 handed_over = ticket.is_set
                 if not handed_over:
-                    self._queue.remove(ticket)
+                    queue.remove(ticket)
             if handed_over:
                 self.release()
             raise

@@ -29,7 +29,7 @@ class Gate:
         self._running: dict[int, RequestId] = {}
         self._tokens = 0
         self._closed = False
-        self._open: Signal[bool] = Signal()
+        self._open: Signal[bool] | None = None  # made while closed
         self._idle: Signal[bool] | None = None
         self._quiet = Turn()
 
@@ -68,7 +68,9 @@ class Gate:
         """
         token = self.enter_nowait(request)
         while not token:
-            await self._open.wait(timeout_s)
+            opened = self._open
+            if opened is not None:
+                await opened.wait(timeout_s)
             token = self.enter_nowait(request)
         return token
 
@@ -105,6 +107,7 @@ class Gate:
         with self._lock:
             self._closed = False
             self._idle = None
-            opened = self._open
+            opened, self._open = self._open, None
         self._quiet.release()
-        opened.set(True)
+        if opened is not None:
+            opened.set(True)
