@@ -1,8 +1,8 @@
 """Messages and Protocols of the two system services: Registry (the OMS) and Kernel.
 
-Owns the shape of every request and answer between processes that is not a user's call. Leaves transport to ``rpc`` and
-behaviour to ``oms`` and ``kernel``.
-Invariants: every command to a server carries the fence of the slot leader that sends it; servers refuse older ones.
+Owns the shape of every request to the Registry and of its answer; those of the Kernel are in ``kernel_service`` and
+re-exported. Leaves transport to ``rpc`` and behaviour to ``oms`` and ``kernel``.
+Invariant: messages only ever gain fields with defaults, so a cluster can be upgraded one server at a time.
 Failure behaviour: services raise ``AminoError``s; transports carry them by code.
 """
 
@@ -19,6 +19,39 @@ from amino.contracts.documents import (
     Requirement,
     ServerRecord,
 )
+from amino.contracts.kernel_service import (
+    AdoptRequest,
+    Empty,
+    Fence,
+    FenceRequest,
+    InstantiateReply,
+    InstantiateRequest,
+    Kernel,
+    KernelCaller,
+    KernelStatistics,
+    ReplicaInfo,
+    ReplicaList,
+    RetireRequest,
+    TransferReply,
+    TransferRequest,
+)
+
+__all__ = [  # re-exported, beside everything defined here
+    "AdoptRequest",
+    "Empty",
+    "Fence",
+    "FenceRequest",
+    "InstantiateReply",
+    "InstantiateRequest",
+    "Kernel",
+    "KernelCaller",
+    "KernelStatistics",
+    "ReplicaInfo",
+    "ReplicaList",
+    "RetireRequest",
+    "TransferReply",
+    "TransferRequest",
+]
 
 # --- the registry: what any client may ask of any kernel server -----------------------------------------------------
 
@@ -247,10 +280,6 @@ class ApplicationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: bytes = b""
 
 
-class Empty(msgspec.Struct, frozen=True):
-    """Nothing."""
-
-
 class EventInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the bounded event history."""
 
@@ -355,175 +384,6 @@ class Registry(Protocol):
 
     async def events(self, request: Empty) -> EventList:
         """Return the bounded event history."""
-        ...
-
-
-# --- the kernel: what slot leaders and other servers ask of a server -------------------------------------------------
-
-
-class Fence(msgspec.Struct, frozen=True):
-    """Proof of who commands: the slot, the create revision of its leader's key, the document's mod revision."""
-
-    slot: int
-    leader_revision: int
-    document_revision: int
-
-
-class InstantiateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Make replica ``replica`` serve at ``document.epoch``. Idempotent: a replica that already serves just says so.
-
-    Args:
-        source: ``construct`` (run the constructor), ``checkpoint`` (restore the newest intact one; if there never was one
-            and nothing was acknowledged, construct), ``resume`` (unseal what is here).
-        suspects: methods whose completion clears the microservice's record of deaths.
-    """
-
-    microservice: str
-    path: str
-    replica: str
-    record: MicroserviceRecord
-    document: GroupDocument
-    fence: Fence
-    source: str = "construct"
-    suspects: tuple[str, ...] = ()
-
-
-class InstantiateReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The replica serves; ``document_revision`` is that of the confirmed document."""
-
-    document_revision: int
-    methods: dict[str, int] = {}
-
-
-class TransferRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """To the source: seal replica ``document.move.source``, ship it to the target, then drop it.
-
-    Args:
-        target_address: peer link of the target's server.
-        quiesce_timeout_s: how long to wait for running calls before giving up.
-    """
-
-    microservice: str
-    path: str
-    record: MicroserviceRecord
-    document: GroupDocument
-    fence: Fence
-    target_address: str
-    quiesce_timeout_s: float = 1.0
-
-
-class TransferReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The target serves and the source is gone."""
-
-    document_revision: int
-    stalled_s: float = 0.0
-
-
-class AdoptRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """From source to target: become replica ``document.move.target`` with this state.
-
-    The target switches the placement itself, by one transaction guarded with the leader's fence and its own session.
-    The snapshot travels beside this message, as the frame's segments.
-    """
-
-    microservice: str
-    path: str
-    record: MicroserviceRecord
-    document: GroupDocument
-    fence: Fence
-
-
-class RetireRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Drop a replica. Idempotent. ``destroy``: for good, so that its components remove what they keep elsewhere."""
-
-    microservice: str
-    path: str
-    replica: str
-    fence: Fence
-    destroy: bool = False
-
-
-class FenceRequest(msgspec.Struct, frozen=True):
-    """Stop ``incarnation`` at once if that is you: it has lost its lease."""
-
-    incarnation: int
-
-
-class KernelStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Figures of one kernel server."""
-
-    server: str
-    incarnation: int
-    replicas: int = 0
-    in_flight: int = 0
-    threads: int = 0
-    valid_for_s: float = 0.0
-    rss_bytes: int = 0
-    calls: int = 0
-
-
-class ReplicaInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A kernel object as its own server sees it."""
-
-    microservice: str
-    path: str
-    replica: str
-    epoch: int
-    state: str
-    in_flight: int = 0
-    mutations: int = 0
-
-
-class ReplicaList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All kernel objects of a server."""
-
-    replicas: tuple[ReplicaInfo, ...] = ()
-
-
-class Kernel(Protocol):
-    """Commands to one kernel server; for servers only."""
-
-    async def instantiate(self, request: InstantiateRequest) -> InstantiateReply:
-        """Make a replica serve.
-
-        Raises:
-            CodeUnavailable: class or manager cannot be loaded here; another server may.
-            ConstructionFailed: the constructor (or ``on_create``) raised; nothing is left.
-            CorruptCheckpoint, StoreFailed: nothing could be restored.
-            NotExecuted: the fence is old, or this server's session is not valid (reason ``fenced``).
-        """
-        ...
-
-    async def transfer(self, request: TransferRequest) -> TransferReply:
-        """Move a replica away. On any error the source stays sealed until told to resume (or the target serves)."""
-        ...
-
-    async def adopt(self, request: AdoptRequest, snapshot: memoryview) -> InstantiateReply:
-        """Become the new home of a migrating replica."""
-        ...
-
-    async def retire(self, request: RetireRequest) -> Empty:
-        """Drop a replica."""
-        ...
-
-    async def fence(self, request: FenceRequest) -> Empty:
-        """Stop at once if this incarnation is meant."""
-        ...
-
-    async def statistics(self, request: Empty) -> KernelStatistics:
-        """Tell figures."""
-        ...
-
-    async def replicas(self, request: Empty) -> ReplicaList:
-        """List kernel objects."""
-        ...
-
-
-class KernelCaller(Protocol):
-    """How the OMS reaches another server's Kernel; errors arrive as themselves."""
-
-    def at(self, address: str) -> Kernel:
-        """Return the Kernel of the server at ``address``."""
         ...
 
 

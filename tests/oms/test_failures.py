@@ -29,7 +29,8 @@ from amino.errors import (
 )
 from amino.ids import slot_of
 from tests.coordination.virtual import run_virtual
-from tests.oms.world import World, disk_full_at, kills, unloadable_at
+from tests.oms.fake_kernel import disk_full_at, kills, unloadable_at
+from tests.oms.world import World
 
 
 def test_a_stale_member_list_costs_no_live_server_anything() -> None:

@@ -9,7 +9,8 @@ import pytest
 from amino.contracts.services import ByName, DeleteRequest, Empty, LocateRequest, MoveRequest
 from amino.errors import AlreadyExists, ConstructionFailed, NoEligibleServer, NotFound, StateLost
 from tests.coordination.virtual import run_virtual
-from tests.oms.world import World, raises, unloadable_at
+from tests.oms.fake_kernel import raises, unloadable_at
+from tests.oms.world import World
 
 
 def test_a_created_microservice_is_found_from_every_server() -> None:

@@ -26,7 +26,8 @@ from amino.errors import AlreadyExists, Invalid, NotExecuted, NotFound, Permissi
 from amino.ids import SLOT_COUNT, derived_id, slot_of
 from amino.oms.events import EVENTS_MAX
 from tests.coordination.virtual import run_virtual
-from tests.oms.world import FakeObject, World, spec
+from tests.oms.fake_kernel import FakeObject
+from tests.oms.world import World, spec
 
 
 def test_finding_by_everything() -> None:
