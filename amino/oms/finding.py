@@ -22,7 +22,7 @@ from amino.coordination.keys import Keys
 from amino.coordination.store import Store
 from amino.errors import Invalid, NotFound
 from amino.ids import ROOT, SLOT_COUNT, slot_of
-from amino.oms.directory import Directory
+from amino.oms.directory import Directory, Found
 from amino.oms.group_machine import state_of
 from amino.oms.placement import requirement_holds
 from amino.oms.records import Records
@@ -62,10 +62,9 @@ class Finder:
                 rows.append(_row(ms_id, record, document))
         return FindReply(tuple(rows))
 
-    async def describe(self, ms_id: str) -> Description:
-        """See ``Registry.describe``."""
+    async def describe(self, ms_id: str, found: Found | None) -> Description:
+        """See ``Registry.describe``; ``found`` is its group, None if there is none."""
         record = await self._records.get(ms_id)
-        found = self._directory.group(ms_id)
         if record is None or found is None:
             raise NotFound(f"there is no microservice {ms_id}", microservice=ms_id)
         document = found.document

@@ -42,14 +42,11 @@ class Locator:
     async def locate(self, request: LocateRequest) -> Location:
         """See ``Registry.locate``."""
         ms_id = request.microservice or await self.id_of(request.name)
-        if not request.microservice and self._directory.group(ms_id) is None:
-            self._names.pop(request.name, None)
-            ms_id = await self.id_of(request.name)
         until = self._clock.monotonic() + request.wait_s
         topics = [ms_id, "members"]
         while True:
             with self._directory.pulse(*topics) as changed:
-                found = self._directory.group(ms_id) or await self._writes.read(ms_id)
+                found = await self.group(ms_id)
                 record = await self._records.get(ms_id) if found is not None else None
                 if found is None or record is None or found.document.phase == Phase.DELETING:
                     self._names.pop(request.name, None)
@@ -69,6 +66,10 @@ class Locator:
                     async with asyncio.timeout(remaining_s):
                         await changed.wait()
 
+    async def group(self, ms_id: str) -> Found | None:
+        """Return a microservice's group document, also if the watch has not reported it yet."""
+        return self._directory.group(ms_id) or await self._writes.read(ms_id)
+
     async def id_of(self, name: str) -> str:
         """Return the id that has ``name``.
 
@@ -78,7 +79,7 @@ class Locator:
         if not name:
             raise Invalid("neither a microservice id nor a name was given; give one of them")
         known = self._names.get(name)
-        if known is not None:
+        if known is not None and self._directory.group(known) is not None:  # else another may have the name by now
             self._names.move_to_end(name)
             return known
         ms_id = await self._records.id_of(name)

@@ -113,7 +113,7 @@ class RegistryService:
         self._blobs = blobs
         self._caller = caller
         self._telemetry = telemetry
-        self._forwards: dict[Host, set[asyncio.Timeout]] = {}
+        self._forwards: dict[Host, dict[asyncio.Timeout, None]] = {}
         directory.on_loss(self._server_lost)
         self._led_here: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "create": self._create_here,
@@ -222,11 +222,11 @@ class RegistryService:
         """Pass on to ``server``; ends with ``TimeoutError`` as soon as that server is lost."""
         host = (server.record.name, server.incarnation)
         async with asyncio.timeout(timeout_s) as scope:
-            self._forwards.setdefault(host, set()).add(scope)
+            self._forwards.setdefault(host, {})[scope] = None
             try:
                 return await self._caller.forward(server.record.address, method, _within(request, timeout_s), timeout_s)
             finally:
-                self._forwards[host].discard(scope)
+                self._forwards[host].pop(scope, None)
                 if not self._forwards[host]:
                     del self._forwards[host]
 
@@ -299,7 +299,8 @@ class RegistryService:
 
     async def describe(self, request: ByName) -> Description:
         """See ``contracts.services.Registry.describe``."""
-        return await self._finder.describe(request.microservice or await self._locator.id_of(request.name))
+        ms_id = request.microservice or await self._locator.id_of(request.name)
+        return await self._finder.describe(ms_id, await self._locator.group(ms_id))
 
     async def members(self, request: Empty) -> Membership:  # noqa: ARG002 - the service's form
         """See ``contracts.services.Registry.members``."""
