@@ -1,0 +1,1 @@
+"""Todo lists, one for each user."""
