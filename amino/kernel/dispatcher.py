@@ -22,21 +22,22 @@ from amino.aio.signal import Signal
 from amino.contracts.calls import Call, RequestId, decode_call_head
 from amino.contracts.tracing import observed
 from amino.errors import AminoError, Invalid, NotExecuted, NotFound, OutcomeUnknown, Overloaded
+from amino.kernel.answered import Answer
 from amino.marks import ASYNC, INLINE, READONLY
 from amino.telemetry import names
 from amino.wire import codec
 from amino.wire.frames import Status, encode_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from amino.aio.tasks import TaskOwner
-    from amino.aio.workers import Workers
+    from amino.aio.workers import InlineWorkers, Workers
     from amino.contracts.calls import CallHead
-    from amino.kernel.answered import Answer
-    from amino.kernel.object import KernelObject, Surroundings
+    from amino.kernel.object import Begun, KernelObject, Surroundings
     from amino.rpc.port import Inbound
     from amino.telemetry.trace import Telemetry
+    from amino.wire.codec import Buffer
 
 _log = logging.getLogger("amino.kernel")
 
@@ -67,7 +68,7 @@ class Dispatcher:
         find: Callable[[str, str], KernelObject | None],
         surroundings: Surroundings,
         validity: Validity,
-        workers: Workers,
+        workers: Workers | InlineWorkers,
         tasks: TaskOwner,
         telemetry: Telemetry,
         in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX,
@@ -94,29 +95,98 @@ class Dispatcher:
             target = self._target(head.microservice, head.path, head.epoch)
             flags = self._flags(target, head.method)
             call = self._call(head, flags, trusted=inbound.link.peer.trusted)
-            if (
-                flags & INLINE
-                and target.chain.passes_through
-                and not self._telemetry.observing
-                and self._validity.valid()
-            ):
-                self._decode(call, head.codec, inbound.segments)
-                answer = target.serve_nowait(call)
-                if answer is not None and self._validity.valid():
-                    inbound.reply(*answer)
+            if target.chain.passes_through and not self._telemetry.observing and self._validity.valid():
+                self._decode(target, call, head.codec, inbound.segments)
+                begun = target.begin_nowait(call)
+                if begun is not None:
+                    self._finish(inbound, target, call, begun)
                     return
         except msgspec.MsgspecError as error:
-            inbound.reply(Status.ERROR, encode_error(Invalid(f"a call's head is malformed: {error}")))
+            self._refuse(inbound, Invalid(f"a call's head is malformed: {error}"))
             return
         except AminoError as error:
-            inbound.reply(Status.ERROR, encode_error(error))
+            self._refuse(inbound, error)
             return
         self._count(1)
         if flags & (ASYNC | INLINE):
             self._tasks.spawn(self._answer(inbound, target, call, head.codec), head.method)
         elif not self._workers.submit(lambda: drive(self._answer(inbound, target, call, head.codec))):
             self._count(-1)
-            inbound.reply(Status.ERROR, encode_error(self._overloaded("every worker thread is busy")))
+            self._refuse(inbound, self._overloaded("every worker thread is busy"))
+
+    def _refuse(self, inbound: Inbound, error: AminoError) -> None:
+        if self._telemetry.metering:
+            reason = error.reason if isinstance(error, NotExecuted) else "malformed"
+            self._telemetry.metrics.refused(reason)
+        inbound.reply(Status.ERROR, encode_error(error))
+
+    def _finish(self, inbound: Inbound, target: KernelObject, call: Call, begun: Begun | Answer) -> None:
+        """Run what was begun without waiting, in the place that fits the method."""
+        flags = call.flags
+        if isinstance(begun, Answer):
+            self._release(inbound, target, call, begun)
+        elif flags & INLINE:
+            self._release(inbound, target, call, target.finish(call, begun))
+        elif flags & ASYNC:
+            self._count(1)
+            self._tasks.spawn(self._finish_async(inbound, target, call, begun), call.method)
+        else:
+            self._count(1)
+            if not self._workers.submit(lambda: self._finish_here(inbound, target, call, begun)):
+                self._count(-1)
+                target.give_up(call, begun)
+                self._refuse(inbound, self._overloaded("every worker thread is busy"))
+
+    def _finish_here(self, inbound: Inbound, target: KernelObject, call: Call, begun: Begun) -> None:
+        try:
+            answer = target.finish(call, begun)
+        except BaseException as error:
+            inbound.reply(Status.ERROR, encode_error(self._failed(call, error)))
+            raise
+        finally:
+            self._count(-1)
+        self._release(inbound, target, call, answer)
+
+    async def _finish_async(self, inbound: Inbound, target: KernelObject, call: Call, begun: Begun) -> None:
+        try:
+            answer = await target.finish_async(call, begun)
+        except BaseException as error:
+            inbound.reply(Status.ERROR, encode_error(self._failed(call, error)))
+            raise
+        finally:
+            self._count(-1)
+        self._release(inbound, target, call, answer)
+
+    def _failed(self, call: Call, error: BaseException) -> OutcomeUnknown:
+        if isinstance(error, asyncio.CancelledError):
+            return OutcomeUnknown(f"{self._around.server} is stopping")
+        return OutcomeUnknown(f"the kernel failed on {call.method}: {type(error).__name__}: {error}; see its log")
+
+    def _release(self, inbound: Inbound, target: KernelObject, call: Call, answer: Answer) -> None:
+        """Let the reply go, if it may; from the loop or a worker thread."""
+        if self._validity.valid() and not target.revoked:
+            inbound.reply(*answer)
+        elif on_loop():
+            self._tasks.spawn(self._release_late(inbound, target, call, answer), "release")
+        else:
+            drive(self._release_late(inbound, target, call, answer))
+
+    async def _release_late(self, inbound: Inbound, target: KernelObject, call: Call, answer: Answer) -> None:
+        try:
+            await self._may_release(target, call)
+        except AminoError as error:
+            inbound.reply(Status.ERROR, encode_error(error))
+        else:
+            inbound.reply(*answer)
+
+    async def _may_release(self, target: KernelObject, call: Call) -> None:
+        """Wait for the session, within bounds; raises if the reply must never leave."""
+        if target.revoked:
+            raise OutcomeUnknown(f"{call.microservice} was taken from {self._around.server} while {call.method} ran")
+        if not self._validity.valid() and not await self._validity.wait_valid(self._around.hold_s):
+            raise OutcomeUnknown(
+                f"{self._around.server} lost its session while {call.method} ran and may not release the reply"
+            )
 
     async def _answer(self, inbound: Inbound, target: KernelObject, call: Call, number: int) -> None:
         answer: tuple[int, bytes, tuple[bytes, ...]]
@@ -135,24 +205,18 @@ class Dispatcher:
             self._count(-1)
         inbound.reply(*answer)
 
-    async def _serve(self, target: KernelObject, call: Call, number: int | None, segments: list[memoryview]) -> Answer:
+    async def _serve(self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]) -> Answer:
         if not self._validity.valid() and not await self._validity.wait_valid(self._around.hold_s):
             raise NotExecuted(
                 f"{self._around.server} cannot prove its session and does not act; another server takes over, retry",
                 reason="fenced",
             )
-        if number is not None:
-            self._decode(call, number, segments)
+        self._decode(target, call, number, segments)
         if self._telemetry.observing:
             answer = await self._serve_observed(target, call)
         else:
             answer = await target.serve(call)
-        if target.revoked:
-            raise OutcomeUnknown(f"{call.microservice} was taken from {self._around.server} while {call.method} ran")
-        if not self._validity.valid() and not await self._validity.wait_valid(self._around.hold_s):
-            raise OutcomeUnknown(
-                f"{self._around.server} lost its session while {call.method} ran and may not release the reply"
-            )
+        await self._may_release(target, call)
         return answer
 
     async def _serve_observed(self, target: KernelObject, call: Call) -> Answer:
@@ -175,10 +239,32 @@ class Dispatcher:
             parent=call.traceparent,
             judge=_outcome_of,
         )
+        if target.recovery is not None and answer[0] == Status.OK:
+            self._show_recovered(target, label)
         return answer
 
-    async def serve_local(self, call: Call, epoch: int) -> Answer:
-        """Run a call of a co-located caller (loop or thread); the arguments are the callee's own copies already.
+    def _show_recovered(self, target: KernelObject, label: str) -> None:
+        """Add the first good call after a failover to its trace."""
+        recovery, target.recovery = target.recovery, None
+        if recovery is not None:  # else another call was faster
+            self._telemetry.emit(
+                names.FAILOVER_FIRST_CALL,
+                start_ns=recovery.restored_ns,
+                end_ns=int(self._around.clock.wall() * 1e9),
+                parent=recovery.traceparent,
+                attributes={
+                    names.MICROSERVICE: target.microservice,
+                    names.METHOD_NAME: label,
+                    names.SERVER: self._around.server,
+                },
+            )
+
+    async def serve_local(self, call: Call, epoch: int, number: int, segments: Sequence[Buffer]) -> Answer:
+        """Run a call of a co-located caller (loop or thread).
+
+        Args:
+            number: codec of the encoded arguments, which are the callee's own from now on.
+            segments: the encoded arguments.
 
         Raises:
             AminoError: as for a remote call.
@@ -188,24 +274,26 @@ class Dispatcher:
         call.flags = flags = self._flags(target, call.method)
         asynchronous = bool(flags & ASYNC)
         self._count(1)
+        caller = codec.FIND_CLASS.set(None)
         try:
             if on_loop():
                 if asynchronous or flags & INLINE:
-                    return await self._serve(target, call, None, [])
-                return await self._in_thread(target, call)
+                    return await self._serve(target, call, number, segments)
+                return await self._in_thread(target, call, number, segments)
             if asynchronous:
-                return await on(self._loop, self._serve(target, call, None, []))
-            return await self._serve(target, call, None, [])
+                return await on(self._loop, self._serve(target, call, number, segments))
+            return await self._serve(target, call, number, segments)
         finally:
+            codec.FIND_CLASS.reset(caller)
             self._count(-1)
 
-    async def _in_thread(self, target: KernelObject, call: Call) -> Answer:
+    async def _in_thread(self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]) -> Answer:
         done: Signal[Answer | BaseException] = Signal()
 
         def job() -> None:
             outcome: Answer | BaseException
             try:
-                outcome = drive(self._serve(target, call, None, []))
+                outcome = drive(self._serve(target, call, number, segments))
             except BaseException as error:  # noqa: BLE001 - handed to the caller, which waits for it
                 outcome = error
             done.set(outcome)
@@ -254,7 +342,7 @@ class Dispatcher:
             raise NotFound(
                 f"{target.microservice} has no public method {method!r}; it has {', '.join(sorted(target.methods))}"
             )
-        return flags
+        return flags | INLINE if self._workers.inline and not flags & ASYNC else flags
 
     def _call(self, head: CallHead, flags: int, *, trusted: bool) -> Call:
         if len(head.nested) > limits.NESTING_MAX:
@@ -276,10 +364,17 @@ class Dispatcher:
             age_s=head.age_s,
         )
 
-    def _decode(self, call: Call, number: int, segments: list[memoryview]) -> None:
-        call.args, call.kwargs = codec.decode_arguments(
-            number, segments, trusted=call.peer_trusted, binding=self._around.runtime
-        )
+    def _decode(self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]) -> None:
+        runtime = self._around.runtime
+        if target.find_class is None:
+            call.args, call.kwargs = codec.decode_arguments(
+                number, segments, trusted=call.peer_trusted, binding=runtime
+            )
+        else:
+            with codec.finding(target.find_class):
+                call.args, call.kwargs = codec.decode_arguments(
+                    number, segments, trusted=call.peer_trusted, binding=runtime
+                )
         if not call.flags & READONLY:
             call.digest = codec.digest(call.method, segments)
 

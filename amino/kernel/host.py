@@ -40,7 +40,7 @@ from amino.errors import (
     NotFound,
 )
 from amino.kernel.context import ReplicaContext
-from amino.kernel.object import KernelObject
+from amino.kernel.object import KernelObject, Recovery
 from amino.marks import method_table
 from amino.wire import codec
 
@@ -63,6 +63,10 @@ class Parts(Protocol):
 
     async def load_class(self, spec: MicroserviceSpec) -> type:
         """Return the class of ``spec``. Raises ``CodeUnavailable``."""
+        ...
+
+    def find_class(self, spec: MicroserviceSpec) -> codec.FindClass | None:
+        """Return how pickles name classes for the code of ``spec``, once its class is loaded; None as everywhere."""
         ...
 
     def server_chain(self, spec: MicroserviceSpec, context: ServerContext) -> ServerChain:
@@ -172,6 +176,8 @@ class Host:
         except BaseException:
             await self._discard(place)
             raise
+        if request.document.trace and (request.source != "construct" or request.document.constructed):
+            target.recovery = Recovery(request.document.trace, int(self._around.clock.wall() * 1e9))
         return target
 
     async def _shell(
@@ -186,6 +192,7 @@ class Host:
             methods=method_table(cls),
             surroundings=self._around,
         )
+        target.find_class = self._parts.find_class(record.spec)
         target.seal_nowait()
         context = ReplicaContext(
             target,
@@ -204,8 +211,8 @@ class Host:
         packed = await self._parts.arguments(request.microservice, request.record)
 
         def construct() -> Any:
-            args, kwargs = codec.unpack(packed, binding=self._around.runtime) or ((), {})
             with self._invocation(target, _CONSTRUCTING):
+                args, kwargs = codec.unpack(packed, binding=self._around.runtime) or ((), {})
                 return cls(*args, **kwargs)
 
         try:
@@ -471,10 +478,12 @@ class _Running:
                 around.labels,
             )
         )
+        self._finding = codec.FIND_CLASS.set(target.find_class)
         self._cell = around.board.enter(target.microservice, self._method)
 
     def __exit__(self, *exc: object) -> None:
         self._around.board.leave(self._cell)
+        codec.FIND_CLASS.reset(self._finding)
         CURRENT.reset(self._token)
 
 

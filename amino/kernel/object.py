@@ -11,7 +11,8 @@ Failure behaviour: a call that cannot be admitted raises ``NotExecuted``; whatev
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from amino import limits
 from amino.aio.signal import Signal
@@ -55,6 +56,17 @@ class Surroundings(Protocol):
     dedup_horizon_s: float
 
 
+class Recovery(NamedTuple):
+    """The failover that placed a replica here: its trace, and when the replica began to serve (wall clock)."""
+
+    traceparent: str
+    restored_ns: int
+
+
+Begun = tuple[int, int]
+"""Tokens of the gates that a call has entered."""
+
+
 class KernelObject:
     """One replica.
 
@@ -62,6 +74,8 @@ class KernelObject:
         instance: the user's object.
         methods: its public methods with their flags.
         on_completed: called with the method's name after each mutating execution while set (poison bookkeeping).
+        find_class: resolves names in pickles that its code reads; None as everywhere. Set before the instance is.
+        recovery: while set, the failover that the first good call from now on ends.
     """
 
     def __init__(
@@ -84,14 +98,17 @@ class KernelObject:
         self.revoked = False
         self.moved_to: dict[str, Any] | None = None
         self.on_completed: Callable[[str], None] | None = None
+        self.find_class: codec.FindClass | None = None
+        self.recovery: Recovery | None = None
         self.chain: ServerChain
         self.instance: Any = None
         self._around = surroundings
-        self._bound: dict[str, Callable[..., Any]] = {}
+        self._bound: dict[str, Callable[..., Any]] | None = None
         self._admission = Gate()
         self._mutation = Gate()
         self._answered = AnsweredTable(surroundings.dedup_horizon_s)
-        self._pending: dict[RequestId, Signal[Answer | BaseException]] = {}
+        self._pending: dict[RequestId, Signal[Answer | BaseException] | None] = {}
+        self._joining = threading.Lock()
 
     def __repr__(self) -> str:
         state = "serving" if self.serving else "not serving"
@@ -114,7 +131,15 @@ class KernelObject:
     def adopt_instance(self, instance: Any) -> None:
         """Take ``instance`` as the user's object."""
         self.instance = instance
-        self._bound = {name: getattr(instance, name) for name in self.methods}
+        if self.find_class is not None:  # results of nested calls are read by the code of this object too
+            self._bound = {
+                name: _reading_by(self.find_class, getattr(instance, name), flags)
+                for name, flags in self.methods.items()
+            }
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        # idle objects are many: what can be had from the instance is not kept
+        return self._bound[name] if self._bound is not None else getattr(self.instance, name)
 
     # --- admission -------------------------------------------------------------------------------------------------
 
@@ -156,53 +181,107 @@ class KernelObject:
                 raise self._gone()
             if call.flags & READONLY:
                 return await self._pass(call)
-            mine: Signal[Answer | BaseException] = Signal()
-            first = self._pending.setdefault(call.request, mine)
-            if first is not mine:
+            first = self._join(call.request)
+            if first is not None:
                 return await self._attach(first, call)
+            outcome: Answer | BaseException | None = None
             try:
-                outcome: Answer | BaseException = OutcomeUnknown(f"request {call.request} was abandoned half-way")
-                try:
-                    outcome = await self._pass(call)
-                except AminoError as error:
-                    outcome = error
-                    raise
+                outcome = await self._pass(call)
                 return outcome
+            except AminoError as error:
+                outcome = error
+                raise
             finally:
-                del self._pending[call.request]
-                mine.set(outcome)
+                self._part(call.request, outcome)
         finally:
             self._admission.leave(token)
 
-    def serve_nowait(self, call: Call) -> Answer | None:
-        """As ``serve`` for an inline method without components in its way; None if it would have to wait."""
+    def begin_nowait(self, call: Call) -> Begun | Answer | None:
+        """The first half of ``serve`` for an object without components in the way of calls.
+
+        Returns:
+            What ``finish`` or ``finish_async`` needs, a saved answer, or None if the call would have to wait.
+
+        Raises:
+            AminoError: as ``serve``.
+        """
         request = call.request
         admission = self._admission
-        token = admission.enter_nowait(request)
-        if not token:
+        admitted = admission.enter_nowait(request)
+        if not admitted:
             return None
+        inside = 0
+        begun = False
         try:
             if self.moved_to is not None:
                 raise self._gone()
             if call.flags & READONLY:
-                self._run(call)
-                return call.answer  # type: ignore[no-any-return]
+                begun = True
+                return admitted, 0
             if request in self._pending:
                 return None
             inside = self._mutation.enter_nowait(request)
             if not inside:
                 return None
-            try:
-                saved = self._saved(call)
-                if saved is not None:
-                    return saved
-                self._run(call)
-                self._settle(call)
-                return call.answer  # type: ignore[no-any-return]
-            finally:
-                self._mutation.leave(inside)
+            saved = self._saved(call)
+            if saved is not None:
+                return saved
+            if self._join(request) is not None:
+                return None
+            begun = True
+            return admitted, inside
         finally:
-            admission.leave(token)
+            if not begun:
+                if inside:
+                    self._mutation.leave(inside)
+                admission.leave(admitted)
+
+    def finish(self, call: Call, begun: Begun) -> Answer:
+        """The second half, for a ``def`` method: run it right here, once, and return its encoded outcome."""
+        try:
+            self._run(call)
+            return call.answer  # type: ignore[no-any-return]
+        finally:
+            self._end(call, begun)
+
+    async def finish_async(self, call: Call, begun: Begun) -> Answer:
+        """The second half, for an ``async def`` method."""
+        try:
+            await self._run_async(call)
+            return call.answer  # type: ignore[no-any-return]
+        finally:
+            self._end(call, begun)
+
+    def give_up(self, call: Call, begun: Begun) -> None:
+        """Undo ``begin_nowait``: the method was not run."""
+        self._end(call, begun)
+
+    def _end(self, call: Call, begun: Begun) -> None:
+        admitted, inside = begun
+        if inside:
+            if call.executed:
+                self._settle(call)
+            self._mutation.leave(inside)
+            self._part(call.request, call.answer)
+        self._admission.leave(admitted)
+
+    def _join(self, request: RequestId) -> Signal[Answer | BaseException] | None:
+        """Return None for the first to run ``request``, for others the signal of its outcome."""
+        with self._joining:
+            if request not in self._pending:
+                self._pending[request] = None
+                return None
+            signal = self._pending[request]
+            if signal is None:
+                signal = self._pending[request] = Signal()
+            return signal
+
+    def _part(self, request: RequestId, outcome: Answer | BaseException | None) -> None:
+        """The first to run ``request`` is done: tell those who wait for it."""
+        with self._joining:
+            signal = self._pending.pop(request)
+        if signal is not None:
+            signal.set(outcome or OutcomeUnknown(f"request {request} was abandoned half-way"))
 
     async def _wait_to_enter(self, call: Call) -> int:
         wait_s = min(self._around.hold_s, call.deadline - self._around.clock.monotonic())
@@ -266,7 +345,8 @@ class KernelObject:
         try:
             saved = self._saved(call)
             if saved is not None:
-                return _decode_answer(saved, call, self._around.runtime)
+                with codec.finding(self.find_class):
+                    return _decode_answer(saved, call, self._around.runtime)
             try:
                 return await self._invoke(call)
             finally:
@@ -321,7 +401,7 @@ class KernelObject:
         """Run a ``def`` method right here and encode its outcome into ``call.answer``."""
         token, cell = self._enter_method(call)
         try:
-            call.result = self._bound[call.method](*call.args, **call.kwargs)
+            call.result = self._method(call.method)(*call.args, **call.kwargs)
             call.raised = False
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is the outcome of the call
             call.result = error
@@ -332,22 +412,26 @@ class KernelObject:
         call.executed = True
         call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
 
+    async def _run_async(self, call: Call) -> None:
+        """Run an ``async def`` method and encode its outcome into ``call.answer``."""
+        token, cell = self._enter_method(call)
+        try:
+            call.result = await self._method(call.method)(*call.args, **call.kwargs)
+            call.raised = False
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in _run
+            call.result = error
+            call.raised = True
+        finally:
+            self._around.board.leave(cell)
+            CURRENT.reset(token)
+        call.executed = True
+        call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+
     async def _invoke(self, call: Call) -> Any:
-        if not call.flags & ASYNC:
-            self._run(call)
+        if call.flags & ASYNC:
+            await self._run_async(call)
         else:
-            token, cell = self._enter_method(call)
-            try:
-                call.result = await self._bound[call.method](*call.args, **call.kwargs)
-                call.raised = False
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - as in _run
-                call.result = error
-                call.raised = True
-            finally:
-                self._around.board.leave(cell)
-                CURRENT.reset(token)
-            call.executed = True
-            call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+            self._run(call)
         if call.raised:
             raise Raised(call.result)
         return call.result
@@ -404,13 +488,30 @@ class KernelObject:
         Raises:
             Invalid: not a snapshot of a format this release reads, or its class cannot be rebuilt here.
         """
-        state = codec.unpack(snapshot, binding=self._around.runtime)
+        with codec.finding(self.find_class):
+            state = codec.unpack(snapshot, binding=self._around.runtime)
         if not isinstance(state, dict) or state.get("format") != 1:
             raise Invalid(f"the snapshot of {self.microservice} has a format this release does not read; upgrade it")
         self.adopt_instance(state["instance"])
         self._answered.restore(state["answered"], self._around.clock.monotonic())
         self.mutations = state["mutations"]
         self.chain.on_restore(state["components"])
+
+
+def _reading_by(find_class: codec.FindClass, method: Callable[..., Any], flags: int) -> Callable[..., Any]:
+    if flags & ASYNC:
+
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            with codec.finding(find_class):
+                return await method(*args, **kwargs)
+
+        return asynchronous
+
+    def blocking(*args: Any, **kwargs: Any) -> Any:
+        with codec.finding(find_class):
+            return method(*args, **kwargs)
+
+    return blocking
 
 
 def _encode_result(result: Any, call: Call) -> Answer:
