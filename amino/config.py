@@ -182,6 +182,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     "beginning with a letter or digit"
                 )
         _check_address("listen", self.listen)
+        if ":" in self.advertise.strip("[]"):
+            raise Invalid(f"advertise={self.advertise!r}; write the host alone, the port is that of listen")
         if self.grpc_listen:
             _check_address("grpc_listen", self.grpc_listen)
             if self.grpc_listen == self.listen and not self.listen.endswith(":0"):

@@ -28,6 +28,7 @@ import msgspec
 
 from amino.aio.clock import Clock, RealClock
 from amino.aio.tasks import TaskOwner
+from amino.code.loader import use_app_dirs
 from amino.config import ServerConfig
 from amino.contracts.documents import Tombstone, encode
 from amino.coordination.deadline import SharedDeadline
@@ -48,11 +49,16 @@ EXIT_ORPHAN = 3
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Where a node can be reached, once bound, and which checkpoint store it sees."""
+    """Where a node can be reached, once bound, and which checkpoint store it shares with the others.
+
+    Args:
+        started_at: wall clock; with the process id it tells this run from others.
+    """
 
     address: str
     grpc_address: str = ""
     store_id: str = ""
+    started_at: float = 0.0
 
 
 class Node(Protocol):
@@ -162,17 +168,18 @@ class _Child:
         if not isinstance(first, control.Configure):
             return EXIT_ORPHAN
         self._config = first.config
-        telemetry = from_environment("amino-server", instance=first.config.name)
-        logs.configure(telemetry, form=first.config.log_format, level=first.config.log_level.upper())
-        for folder in reversed(first.config.app_dirs):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
         try:
+            telemetry = from_environment("amino-server", instance=first.config.name, publish=True)
+        except Invalid as error:
+            return self._failed(error)
+        logs.configure(telemetry, form=first.config.log_format, level=first.config.log_level.upper())
+        try:
+            use_app_dirs(first.config.app_dirs)
             node = self._make_node(first.config, self._clock, FlightBoard(Path(first.board)), telemetry)
             addresses = await node.bind()
         except (AminoError, OSError, ImportError) as error:
             return self._failed(error)
-        self._say(control.Ready(addresses.address, addresses.grpc_address, addresses.store_id))
+        self._say(control.Ready(*msgspec.structs.astuple(addresses)))
         try:
             return await self._converse(node, messages)
         finally:

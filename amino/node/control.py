@@ -57,6 +57,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     address: str
     grpc_address: str = ""
     store_id: str = ""
+    started_at: float = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

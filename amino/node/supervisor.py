@@ -37,8 +37,10 @@ from amino.coordination.store import Store
 from amino.errors import AminoError, CoordinationUnavailable
 from amino.node import control
 from amino.node import supervisor_machine as machine
+from amino.node.addresses import advertised
 from amino.node.child_process import ChildProcess, python_environment
-from amino.node.connections import cluster_document, open_store
+from amino.node.cluster_document import cluster_document, reopen
+from amino.node.connections import open_store
 from amino.node.flight_board import create_board, read_board
 from amino.node.reports import Report, ServerDown, ServerServes
 
@@ -271,6 +273,7 @@ class Supervisor:
         record = encode(self._record(run))
         while True:
             try:
+                await reopen(self._store, self._keys, self._config.name)
                 run.holder = SessionHolder(
                     self._store, self._keys, self._config.name, run.word,
                     clock=self._clock, timing=timing_of(self._config), on_lost=lost,
@@ -291,15 +294,15 @@ class Supervisor:
         assert process is not None
         return ServerRecord(
             name=config.name,
-            address=_advertised(ready.address, config.advertise),
-            grpc_address=_advertised(ready.grpc_address, config.advertise) if ready.grpc_address else "",
+            address=advertised(ready.address, config.advertise),
+            grpc_address=advertised(ready.grpc_address, config.advertise) if ready.grpc_address else "",
             labels={"host": socket.gethostname(), **config.labels},
             capacity=config.capacity,
             pid=process.pid,
             supervisor_pid=os.getpid(),
             store_id=ready.store_id,
             version=amino.__version__,
-            started_at=self._clock.wall(),
+            started_at=ready.started_at or self._clock.wall(),
         )
 
     async def _patience_s(self) -> float:
@@ -371,13 +374,6 @@ def _lives(pid: int) -> bool:
         return False
     except psutil.Error:
         return True
-
-
-def _advertised(bound: str, host: str) -> str:
-    bound_host, _, port = bound.rpartition(":")
-    if not host:
-        host = socket.getfqdn() if bound_host in {"0.0.0.0", "[::]", "::"} else bound_host  # noqa: S104 - compared, not bound
-    return f"{host}:{port}"
 
 
 @contextlib.contextmanager

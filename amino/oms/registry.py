@@ -66,6 +66,7 @@ from amino.telemetry import names
 from amino.telemetry.trace import Telemetry
 
 TIMEOUT_S = 30.0
+ANSWER_S = 0.5
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 0.25
 DRAIN_AT_ONCE = 8
@@ -335,11 +336,16 @@ class RegistryService:
 
     async def cordon(self, request: CordonRequest) -> Empty:
         """See ``contracts.services.Registry.cordon``."""
+        return await self._cordon(request)
+
+    async def _cordon(self, request: CordonRequest, *, keep_reason: bool = False) -> Empty:
         if not valid_name(request.server):
             raise Invalid(f"{request.server!r} is not a server's name")
         why = request.why or "by an operator"
 
         def change(cluster: ClusterDocument) -> ClusterDocument:
+            if keep_reason and request.server in cluster.cordoned:
+                return cluster
             cordoned = {name: text for name, text in cluster.cordoned.items() if name != request.server}
             if request.cordon:
                 cordoned[request.server] = why
@@ -373,7 +379,7 @@ class RegistryService:
     async def drain(self, request: DrainRequest) -> DrainReply:
         """See ``contracts.services.Registry.drain``."""
         until = self._clock.monotonic() + request.timeout_s
-        await self.cordon(CordonRequest(request.server, why="being drained"))
+        await self._cordon(CordonRequest(request.server, why="being drained"), keep_reason=True)
         moved = 0
         left: dict[str, str] = {}
         gate = asyncio.Semaphore(DRAIN_AT_ONCE)

@@ -6,15 +6,15 @@ Not here: tests of Amino itself (``tests/``). Fakes here are products, held to t
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from amino.testing.local_cluster import LocalCluster, LocalEtcd, LocalServer
 
 __all__ = ["LocalCluster", "LocalEtcd", "LocalServer"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Load parts when first used: the pytest plugin is loaded in every test session of every project."""
     if name in __all__:
         return getattr(importlib.import_module("amino.testing.local_cluster"), name)
