@@ -17,6 +17,22 @@ from queue import Empty, SimpleQueue
 _log = logging.getLogger("amino.workers")
 
 
+class InlineWorkers:
+    """No threads at all: jobs run at once, where they are submitted. For simulation, where all runs on one loop."""
+
+    inline = True
+    threads = 0
+    busy = 0
+
+    def submit(self, job: Callable[[], None]) -> bool:
+        """Run ``job``."""
+        job()
+        return True
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Workers:
     """A bounded pool of daemon threads, started on demand.
 
@@ -24,6 +40,8 @@ class Workers:
         threads_max: most threads at once (1 or more).
         idle_s: an idle thread ends after so many seconds.
     """
+
+    inline = False
 
     def __init__(self, threads_max: int, idle_s: float = 30.0, name: str = "amino-worker") -> None:
         self._max = threads_max
@@ -42,6 +60,11 @@ class Workers:
     def threads(self) -> int:
         """How many threads live now."""
         return self._threads
+
+    @property
+    def busy(self) -> int:
+        """How many of them run a job."""
+        return self._threads - self._free
 
     def submit(self, job: Callable[[], None]) -> bool:
         """Hand ``job`` to a thread at once; returns False, with nothing done, when all are busy. From any thread."""

@@ -49,11 +49,16 @@ def run_of(record: ServerRecord) -> str:
     return f"{record.pid}-{record.started_at:.6f}"
 
 
-def announce(store: CheckpointStore, record: ServerRecord) -> None:
-    """Leave this run's marker for others to find, and remove those of earlier runs. Idempotent. Blocks."""
-    mine = names.member(record.name, run_of(record))
+def mark(store: CheckpointStore, record: ServerRecord) -> None:
+    """Leave this run's marker for others to find; before they can hear of the run. Idempotent. Blocks."""
     with contextlib.suppress(AlreadyExists):
-        store.write(mine, [record.name.encode()])
+        store.write(names.member(record.name, run_of(record)), [record.name.encode()])
+
+
+def announce(store: CheckpointStore, record: ServerRecord) -> None:
+    """As ``mark``, and remove the markers of earlier runs: the server's name is ours now. Idempotent. Blocks."""
+    mark(store, record)
+    mine = names.member(record.name, run_of(record))
     for file in store.list(names.members_of(record.name)):
         if file.key != mine:
             store.delete(file.key)

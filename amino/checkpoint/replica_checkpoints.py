@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random as random_module
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from amino.aio import mode
 from amino.aio.clock import Clock
@@ -29,6 +29,11 @@ from amino.coordination.store import Get, Put, Record, Store, TxnResult, created
 from amino.errors import CoordinationUnavailable, CorruptCheckpoint, NotExecuted, StoreFailed
 from amino.ids import slot_of
 from amino.limits import HOLD_S
+from amino.telemetry import names as shown
+from amino.telemetry.trace import Telemetry
+
+if TYPE_CHECKING:
+    from amino.telemetry.trace import Attributes
 
 _log = logging.getLogger("amino.checkpoint")
 
@@ -37,6 +42,7 @@ RETRY_S_FIRST = 0.05
 UNKNOWN = -1  # no key ever has this revision: a compare with it fails, and its answer tells the true one
 RETRY_S_MAX = 1.0
 _RESTORES_MAX = 3
+_SILENT = Telemetry.disabled()
 
 
 class Validity(Protocol):
@@ -64,6 +70,7 @@ class Domain:
         store: the coordination store; used on ``loop`` only.
         server: this server's name.
         event: records something an operator should see: kind and fields.
+        telemetry: shows each checkpoint and restore.
         random: for names of files and jitter.
     """
 
@@ -79,6 +86,7 @@ class Domain:
         clock: Clock,
         random: random_module.Random | None = None,
         event: Callable[..., None] | None = None,
+        telemetry: Telemetry = _SILENT,
         publish_timeout_s: float = PUBLISH_TIMEOUT_S,
     ) -> None:
         self.access = access
@@ -90,6 +98,7 @@ class Domain:
         self.clock = clock
         self.random = random if random is not None else random_module.SystemRandom()
         self.event = event if event is not None else _ignore
+        self.telemetry = telemetry
         self.publish_timeout_s = publish_timeout_s
 
     def __repr__(self) -> str:
@@ -146,6 +155,25 @@ class ReplicaCheckpoints:
                 the previous checkpoint stays current, or this one is.
             NotExecuted: the session is not valid or the placement is not ours any more (reason ``fenced``).
         """
+        telemetry = self._domain.telemetry
+        if not telemetry.observing:
+            return await self._write(snapshot, keep)
+        began = self._domain.clock.monotonic()
+        done = False
+        try:
+            with telemetry.span(shown.CHECKPOINT, attributes=self._attributes()) as span:
+                span.set(shown.SIZE_BYTES, len(snapshot))
+                sequence = await self._write(snapshot, keep)
+                span.set(shown.SEQUENCE, sequence)
+                done = True
+                return sequence
+        finally:
+            telemetry.metrics.checkpoint(len(snapshot), self._domain.clock.monotonic() - began, ok=done)
+
+    def _attributes(self) -> Attributes:
+        return {shown.MICROSERVICE: self._holder.microservice, shown.EPOCH: self._holder.epoch}
+
+    async def _write(self, snapshot: bytes, keep: int) -> int:
         await self._require_session()
         domain, holder = self._domain, self._holder
         timeout_s = domain.access.timeout_s + domain.publish_timeout_s
@@ -178,6 +206,17 @@ class ReplicaCheckpoints:
             StoreFailed: the store cannot be read.
             CoordinationUnavailable: the manifest cannot be read.
         """
+        telemetry = self._domain.telemetry
+        if not telemetry.tracing:
+            return await self._newest()
+        with telemetry.span(shown.RESTORE, attributes=self._attributes()) as span:
+            found = await self._newest()
+            if found is not None:
+                span.set(shown.SIZE_BYTES, len(found[0]))
+                span.set(shown.SEQUENCE, found[1])
+            return found
+
+    async def _newest(self) -> tuple[bytes, int] | None:
         damage: list[str] = []
         tried_revision = 0
         for _ in range(_RESTORES_MAX):

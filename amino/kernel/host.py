@@ -77,7 +77,7 @@ class Parts(Protocol):
         """Return the checkpoints of a replica's group. Raises ``CodeUnavailable`` where there is no store."""
         ...
 
-    async def arguments(self, microservice: str, record: MicroserviceRecord) -> bytes:
+    async def arguments(self, record: MicroserviceRecord) -> bytes:
         """Return the encoded constructor arguments, wherever they are."""
         ...
 
@@ -208,7 +208,7 @@ class Host:
 
     async def _construct(self, target: KernelObject, request: InstantiateRequest) -> None:
         cls = await self._parts.load_class(request.record.spec)
-        packed = await self._parts.arguments(request.microservice, request.record)
+        packed = await self._parts.arguments(request.record)
 
         def construct() -> Any:
             with self._invocation(target, _CONSTRUCTING):

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amino.checkpoint.access import StoreAccess
-from amino.checkpoint.identity import identify
+from amino.checkpoint.identity import announce, identify, mark, prove_shared
 from amino.checkpoint.store import open_store as open_checkpoint_store
 from amino.code.loader import CodeLoader
 from amino.code.storage import CodeStorage
+from amino.contracts.documents import ServerRecord, decode
 from amino.coordination.keys import Keys
-from amino.errors import NotExecuted
+from amino.errors import NotExecuted, StoreFailed
+from amino.node.addresses import advertised
 from amino.node.child import Addresses
 from amino.node.connections import open_store
 from amino.node.invoking import Invoking
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("amino.node")
 EXIT_FENCED = 4
 _ETCD_TIMEOUT_S = 2.0
+PROOF_S = 3.0
+_PROOF_RETRY_S = 0.2
 
 
 class KernelNode:
@@ -64,6 +68,8 @@ class KernelNode:
         self._store: Store | None = None
         self._access: StoreAccess | None = None
         self._store_id = ""
+        self._not_shared = ""
+        self._run = ServerRecord(config.name, "", pid=os.getpid(), started_at=clock.wall())
         self._server: KernelServer | None = None
 
     def __repr__(self) -> str:
@@ -96,13 +102,48 @@ class KernelNode:
                 bind=lambda reference: self._runtime().bind(reference),
             )
             grpc_address = self._grpc.address
+        self._store = await open_store(
+            config.etcd,
+            request_timeout_s=max(config.session.request_timeout_s, _ETCD_TIMEOUT_S),
+            clock=self._clock,
+            telemetry=self._telemetry,
+        )
         if config.store:
-            store = await asyncio.to_thread(
-                lambda: open_checkpoint_store(config.store, cluster=config.cluster, options=config.store_options)
-            )
-            self._access = StoreAccess(store)
-            self._store_id = await self._access.run(identify, store)
-        return Addresses(config.advertise or self._listener.address, grpc_address, self._store_id)
+            await self._open_checkpoints(self._store)
+        return Addresses(self._listener.address, grpc_address, self._store_id, self._run.started_at)
+
+    async def _open_checkpoints(self, etcd: Store) -> None:
+        """Open the checkpoint store, and use it only if it is the one that the other servers see."""
+        config = self._config
+        store = await asyncio.to_thread(
+            lambda: open_checkpoint_store(config.store, cluster=config.cluster, options=config.store_options)
+        )
+        access = StoreAccess(store)
+        store_id = await access.run(identify, store)
+        await access.run(mark, store, self._run)
+        try:
+            await self._prove_shared(etcd, access, store_id)
+        except StoreFailed as error:
+            if error.details.get("kind") != "not-shared":
+                raise
+            _log.error("this server works without its checkpoint store: %s", error)
+            self._not_shared = str(error)
+            await access.aclose()
+            return
+        self._access, self._store_id = access, store_id
+
+    async def _prove_shared(self, etcd: Store, access: StoreAccess, store_id: str) -> None:
+        give_up = self._clock.monotonic() + PROOF_S  # a network file system may show new files late
+        while True:
+            records, _ = await etcd.list(self._keys.servers_prefix)
+            servers = [decode(record.value, ServerRecord, record.key) for record in records]
+            others = [server for server in servers if server.name != self._config.name]
+            try:
+                return await access.run(prove_shared, access.store, store_id, others)
+            except StoreFailed as error:
+                if error.details.get("kind") != "not-shared" or self._clock.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(_PROOF_RETRY_S)
 
     async def serve(self, incarnation: int, lease: int, session: SessionView) -> None:
         """Begin to serve under this session."""
@@ -111,16 +152,14 @@ class KernelNode:
         assert self._transport is not None
         self._listener.announce(NodeInfo(self._transport.node_info.client_id, "server", config.name, incarnation))
         self._transport.announce(incarnation=incarnation)
-        self._store = await open_store(
-            config.etcd, request_timeout_s=max(config.session.request_s, _ETCD_TIMEOUT_S), clock=self._clock
-        )
+        assert self._store is not None
         storage = CodeStorage(self._store, self._keys, self._access, self._clock)
         cache = Path(tempfile.gettempdir()) / f"amino-code-{os.getuid() if hasattr(os, 'getuid') else 0}"
         server = KernelServer(
             Settings(
                 cluster=config.cluster,
                 name=config.name,
-                address=config.advertise or self._listener.address,
+                address=advertised(self._listener.address, config.advertise),
                 labels=dict(config.labels),
                 hold_s=config.hold_s,
                 dedup_horizon_s=config.dedup_horizon_s,
@@ -145,6 +184,10 @@ class KernelNode:
             CodeLoader(storage.fetch, cache),
         )
         await server.start()
+        if self._access is not None:
+            self._access.run_later(announce, self._access.store, self._run)
+        if self._not_shared:
+            server.oms.events.add("store-not-shared", "", config.name, self._not_shared)
         self._server = server
         if self._grpc is not None:
             await self._grpc.set_serving(serving=True)

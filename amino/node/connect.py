@@ -20,6 +20,7 @@ import msgspec
 
 from amino.aio.clock import RealClock
 from amino.aio.mode import drive, on_loop
+from amino.code import bundle_modules
 from amino.code.bundle import describe_class
 from amino.contracts.services import Empty, Membership
 from amino.dm.chain import compose_client
@@ -91,6 +92,7 @@ class _Client:
         self, addresses: Sequence[str], cluster: str, tls: TlsConfig | None, *, insecure: bool, telemetry: Telemetry
     ) -> None:
         clock = RealClock()
+        bundle_modules.install()
         self._telemetry = telemetry
         client_id = _client_id()
         self.transport = PeerTransport(client_id, cluster, tls=tls, clock=clock, insecure=insecure)

@@ -19,27 +19,29 @@ import msgspec
 from amino import limits
 from amino.aio.signal import Signal
 from amino.aio.tasks import TaskOwner
-from amino.aio.workers import Workers
-from amino.checkpoint.collector import delete_all
+from amino.aio.workers import InlineWorkers, Workers
+from amino.checkpoint.blobs import StoredBlobs
 from amino.checkpoint.replica_checkpoints import Domain
 from amino.code.bundle import describe_class
-from amino.contracts.services import ClearDeathsRequest, DrainRequest, Kernel, Registry
+from amino.contracts.services import ClearDeathsRequest, CordonRequest, DrainRequest, Kernel, Registry
 from amino.coordination.election import Identity, SlotElection
 from amino.coordination.guarded import GuardedWriter
 from amino.dm.base import Trait
 from amino.dm.chain import ComposedServerChain, compose_client
 from amino.dm.registry import managers_of, provides, requires
-from amino.errors import AminoError, CodeUnavailable, Overloaded, PermissionDenied, StoreFailed
+from amino.errors import AminoError, CodeUnavailable, Overloaded, PermissionDenied
 from amino.ids import slot_of
 from amino.kernel.confirm import Confirmer
 from amino.kernel.dispatcher import Dispatcher
 from amino.kernel.host import Host
+from amino.node.cluster_document import SHUTTING_DOWN
 from amino.oms.service import Oms
 from amino.rpc.system import SystemDispatcher, call_system, proxy
 from amino.stubs.addresses import AddressBook
 from amino.stubs.cluster import Cluster
 from amino.stubs.registry_client import RegistryClient
 from amino.stubs.runtime import Runtime
+from amino.telemetry import names
 from amino.wire.frames import FrameKind
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from amino.rpc.port import Inbound, Link, Peer, Transport
     from amino.stubs.runtime import ClientWorld
     from amino.telemetry.trace import Telemetry
+    from amino.wire.codec import Buffer, FindClass
 
 _log = logging.getLogger("amino.node")
 _LEADERS_TOLD_S = 0.1
@@ -95,6 +98,7 @@ class Ports:
     access: StoreAccess | None
     store_id: str
     stop_now: Callable[[str], None]
+    workers: Workers | InlineWorkers | None = None  # threads of its own by default
 
 
 @dataclass(slots=True)
@@ -127,10 +131,13 @@ class KernelServer:
         self._loop = asyncio.get_running_loop()
         self._tasks = TaskOwner(f"server {settings.name}")
         self._calls = TaskOwner(f"calls of {settings.name}")
+        self._shown: list[Callable[[], None]] = []
         random = random_module.Random(settings.seed)
+        self._random = random if settings.seed is not None else None
         store, keys, clock = ports.store, ports.keys, ports.clock
         identity = Identity(settings.name, session.incarnation, lease)
         self._writer = GuardedWriter(store)
+        self._blobs = StoredBlobs(ports.access)
         self.oms = Oms(
             store=store,
             keys=keys,
@@ -139,7 +146,7 @@ class KernelServer:
             kernels=_Kernels(self),
             peers=_Peers(ports.transport),
             chains=_Chains(),
-            blobs=_Blobs(ports.access),
+            blobs=self._blobs,
             name=settings.name,
             random=random,
             telemetry=ports.telemetry,
@@ -179,7 +186,7 @@ class KernelServer:
             valid=session.valid,
         )
         self.host = Host(parts=_Parts(self), surroundings=self._around, confirmer=self._confirmer, validity=session)
-        self._workers = Workers(settings.threads_max)
+        self._workers = ports.workers or Workers(settings.threads_max)
         self.dispatcher = Dispatcher(
             find=self.host.find,
             surroundings=self._around,
@@ -229,6 +236,16 @@ class KernelServer:
         await self.oms.start()
         self._members.start()
         await self._election.start()
+        self._show()
+
+    def _show(self) -> None:
+        """Begin to show what goes up and down."""
+        metrics = self._ports.telemetry.metrics
+        self._shown = [
+            metrics.watch_session(self.name, self._session.remaining_s),
+            metrics.watch_queue(names.QUEUE_SERVER, lambda: self.dispatcher.in_flight),
+            metrics.watch_queue(names.QUEUE_THREADS, lambda: self._workers.busy),
+        ]
 
     def handle(self, inbound: Inbound) -> None:
         """Answer one frame; the transport's handler."""
@@ -239,11 +256,15 @@ class KernelServer:
 
     async def drain(self) -> tuple[int, tuple[str, ...]]:
         """Move everything elsewhere; returns how many objects went and which are left."""
+        if self.name not in self.oms.directory.cluster.cordoned:  # an operator's cordon stays theirs
+            await self.registry.cordon(CordonRequest(self.name, why=SHUTTING_DOWN))
         reply = await self.registry.drain(DrainRequest(self.name, timeout_s=self._settings.drain_timeout_s))
         return reply.moved, reply.left
 
     async def aclose(self) -> None:
         """End everything. Idempotent."""
+        for hide in self._shown:
+            hide()
         self._members.close()
         await self._election.aclose()
         await self.oms.aclose()
@@ -281,8 +302,8 @@ class _Local:
         self.server = owner.name
         self.incarnation = owner.incarnation
 
-    async def serve_local(self, call: Call, epoch: int) -> Any:
-        return await self._owner.dispatcher.serve_local(call, epoch)
+    async def serve_local(self, call: Call, epoch: int, number: int, segments: Sequence[Buffer]) -> Any:
+        return await self._owner.dispatcher.serve_local(call, epoch, number, segments)
 
     def valid(self) -> bool:
         return self._owner._session.valid()  # noqa: SLF001 - a part of its owner
@@ -332,31 +353,6 @@ class _Chains:
         return None
 
 
-class _Blobs:
-    """Implements ``oms.ports.Blobs`` on the checkpoint store."""
-
-    def __init__(self, access: StoreAccess | None) -> None:
-        self._access = access
-
-    async def put(self, kind: str, name: str, content: bytes) -> str:
-        if self._access is None:
-            raise StoreFailed(
-                f"{kind} of {len(content)} bytes need a checkpoint store, and this server has none; start it with --store"
-            )
-        key = f"{kind}/{name}"
-        await self._access.run(_write_once, self._access.store, key, content)
-        return key
-
-    async def delete_checkpoints(self, ms_id: str) -> None:
-        if self._access is not None:
-            await delete_all(self._access, ms_id)
-
-
-def _write_once(store: Any, key: str, content: bytes) -> None:
-    if not store.exists(key):
-        store.write(key, [content])
-
-
 class _Parts:
     """Implements ``kernel.host.Parts``."""
 
@@ -374,10 +370,15 @@ class _Parts:
                 server=owner.name,
                 clock=self._ports.clock,
                 event=self._checkpoint_event,
+                telemetry=self._ports.telemetry,
+                random=owner._random,  # noqa: SLF001 - as above
             )
 
     async def load_class(self, spec: MicroserviceSpec) -> type:
         return await self._owner._loader.load(spec.cls, spec.code)  # noqa: SLF001 - as above
+
+    def find_class(self, spec: MicroserviceSpec) -> FindClass | None:
+        return self._owner._loader.find_class(spec.code) if spec.code else None  # noqa: SLF001 - as above
 
     def server_chain(self, spec: MicroserviceSpec, context: ServerContext) -> ServerChain:
         return ComposedServerChain(managers_of(spec.dms), context, self._ports.telemetry)
@@ -387,15 +388,10 @@ class _Parts:
             raise CodeUnavailable(f"{self._owner.name} has no checkpoint store; start it with --store URL")
         return self._domain.of(target.microservice, target.path, target.replica, target.epoch)
 
-    async def arguments(self, microservice: str, record: MicroserviceRecord) -> bytes:
+    async def arguments(self, record: MicroserviceRecord) -> bytes:
         if not record.arguments_url:
             return record.arguments
-        if self._ports.access is None:
-            raise StoreFailed(f"the arguments of {microservice} are in the checkpoint store, and this server has none")
-        content: bytes | None = await self._ports.access.run(self._ports.access.store.read, record.arguments_url)
-        if content is None:
-            raise StoreFailed(f"the arguments of {microservice} are missing from the checkpoint store")
-        return content
+        return await self._owner._blobs.get(record.arguments_url)  # noqa: SLF001 - as above
 
     async def run(self, function: Callable[[], T]) -> T:
         done: Signal[tuple[T | None, BaseException | None]] = Signal()

@@ -10,6 +10,7 @@ Failure behaviour: at the deadline the last reason is raised: ``NotExecuted``, o
 
 from __future__ import annotations
 
+import os
 import random
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,8 +61,10 @@ class Local(Protocol):
         """Its incarnation."""
         ...
 
-    async def serve_local(self, call: Call, epoch: int) -> tuple[int, bytes, Sequence[Any]]:
-        """Run a call; arguments are copies already."""
+    async def serve_local(
+        self, call: Call, epoch: int, number: int, segments: Sequence[codec.Buffer]
+    ) -> tuple[int, bytes, Sequence[Any]]:
+        """Run a call whose arguments are encoded in ``segments``, by codec ``number``; they share nothing with ours."""
         ...
 
     def valid(self) -> bool:
@@ -136,6 +139,7 @@ class Runtime:
         self.clock = clock
         self.telemetry = telemetry
         self.random = random.Random(seed)
+        self.entropy: Callable[[int], bytes] = os.urandom if seed is None else self.random.randbytes
         self.cluster: Any = None
         self._compose = compose
         self._local = local
@@ -368,16 +372,19 @@ class Runtime:
         return self._result(reply.status, reply.head, reply.segments, trusted=trusted)
 
     async def _attempt_local(self, local: Local, call: Call, epoch: int) -> Any:
-        number, segments = codec.encode_arguments(call.args, call.kwargs, trusted=True)
-        args, kwargs = codec.decode_arguments(number, segments, trusted=True, binding=self)
+        if call.encoded is None:
+            call.encoded = codec.encode_arguments(call.args, call.kwargs, trusted=True)
+        number, segments = call.encoded
+        if len(segments) > 1:  # buffers out of band are the caller's own memory
+            segments = [segments[0], *map(bytearray, segments[1:])]
         now = self.clock.monotonic()
         if not call.first_sent:
             call.first_sent = now
         copy = Call(
             call.microservice,
             call.method,
-            args,
-            kwargs,
+            (),
+            {},
             call.flags,
             call.request,
             call.deadline,
@@ -387,10 +394,9 @@ class Runtime:
             headers=call.headers,
             traceparent=call.traceparent,
             age_s=now - call.first_sent,
-            digest=codec.digest(call.method, segments),
         )
         try:
-            status, head, answer = await local.serve_local(copy, epoch)
+            status, head, answer = await local.serve_local(copy, epoch, number, segments)
         except OutcomeUnknown:
             call.attempt += 1
             raise

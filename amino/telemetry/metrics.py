@@ -36,7 +36,7 @@ class Metrics:
         """Count one checkpoint, its size and the seconds it took to write and publish."""
 
     def refused(self, reason: str) -> None:
-        """Count one frame, request or value from outside that was refused as malformed."""
+        """Count one call that was refused before it ran: ``malformed``, or the reason of its ``NotExecuted``."""
 
     def watch_queue(self, queue: str, read: Reading) -> Callable[[], None]:
         """Show ``read()`` as the depth of ``queue`` at each export; returns what ends that."""

@@ -44,9 +44,9 @@ MIGRATE: Final = "amino.migrate"
 CHECKPOINT: Final = "amino.checkpoint"
 """Writing and publishing one checkpoint. Attributes: SIZE_BYTES, SEQUENCE."""
 RESTORE: Final = "amino.restore"
-"""Reading one checkpoint and restoring from it."""
+"""Reading the newest intact checkpoint. Attributes: SIZE_BYTES, SEQUENCE."""
 ETCD: Final = "amino.etcd"
-"""One operation on etcd; kind client; attribute OPERATION."""
+"""One operation on etcd that a call or command waits for; kind client; attributes OPERATION, PEER."""
 
 # Spans of a failover. A failover is a trace too; its root is FAILOVER, all others are children of it.
 FAILOVER: Final = "amino.failover"
@@ -88,7 +88,10 @@ REFUSED: Final = "amino.refused"
 METRICS: Final[dict[str, tuple[str, str]]] = {
     CALLS: ("{call}", "Calls by side, method and outcome."),
     CALL_DURATION: ("s", "Histogram of call durations by side and method."),
-    QUEUE_DEPTH: ("{call}", "Calls in flight or waiting now, by queue (for example server, threads, link)."),
+    QUEUE_DEPTH: (
+        "{call}",
+        "Calls in flight or waiting now, by queue: `server` (all of a kernel server), `threads` (its busy workers).",
+    ),
     SESSION_VALIDITY: (
         "s",
         "Seconds for which the server's session is still proved valid; negative when it is not.",
@@ -102,7 +105,7 @@ METRICS: Final[dict[str, tuple[str, str]]] = {
     CHECKPOINTS: ("{checkpoint}", "Checkpoints by outcome."),
     CHECKPOINT_SIZE: ("By", "Histogram of checkpoint sizes."),
     CHECKPOINT_DURATION: ("s", "Histogram of the time to write and publish a checkpoint."),
-    REFUSED: ("{frame}", "Bad input refused, by reason."),
+    REFUSED: ("{call}", "Calls refused before they ran, by reason; `malformed` for bad input."),
 }
 
 # Attributes of spans and metrics, and keys of log records.
@@ -163,6 +166,9 @@ OUTCOME_UNKNOWN: Final = "unknown"
 
 SIDE_CLIENT: Final = "client"
 SIDE_SERVER: Final = "server"
+
+QUEUE_SERVER: Final = "server"
+QUEUE_THREADS: Final = "threads"
 
 # Keys that the log formatter adds to each record by itself.
 LOG_TIME: Final = "time"

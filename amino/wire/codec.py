@@ -16,7 +16,8 @@ import io
 import pickle
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,6 +36,17 @@ BINDING: ContextVar[Any] = ContextVar("amino_binding", default=None)
 FindClass = Callable[[str, str], Any]
 FIND_CLASS: ContextVar[FindClass | None] = ContextVar("amino_find_class", default=None)
 """How names in pickles are resolved in this context: by the code of the microservice that reads them (``CodeLoader``)."""
+
+
+@contextmanager
+def finding(find_class: FindClass | None) -> Iterator[None]:
+    """Resolve names in pickles by ``find_class`` in this block; None as everywhere."""
+    token = FIND_CLASS.set(find_class)
+    try:
+        yield
+    finally:
+        FIND_CLASS.reset(token)
+
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _SMALL = 16

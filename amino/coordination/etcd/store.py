@@ -29,11 +29,14 @@ from amino.coordination.etcd.translate import LeaseExists, Next, Verdict, judge
 from amino.coordination.rules import check_start_revision, check_transaction, check_ttl, is_lease_gone, read_only
 from amino.coordination.store import Compare, Operation, Record, TxnResult, WatchBatch
 from amino.errors import Conflict, CoordinationUnavailable, Invalid
+from amino.telemetry import names
+from amino.telemetry.trace import Telemetry
 
 T = TypeVar("T")
 TRY_TIMEOUT_S = 1.5  # gRPC's own keepalive cannot notice a frozen member faster than in 5 s at etcd's defaults
 PAGE = 500
 LIST_ATTEMPTS_MAX = 5
+_SILENT = Telemetry.disabled()
 Records = list[Record]
 _SCHEMES = ("http://", "https://")
 
@@ -58,6 +61,7 @@ class EtcdStore:
         password: str | None,
         request_timeout_s: float,
         clock: Clock,
+        telemetry: Telemetry = _SILENT,
     ) -> None:
         if not endpoints:
             raise Invalid("no etcd endpoint given; name at least one as host:port")
@@ -72,6 +76,7 @@ class EtcdStore:
         self._timeout_s = request_timeout_s
         self._try_timeout_s = min(TRY_TIMEOUT_S, request_timeout_s)
         self._clock = clock
+        self._telemetry = telemetry
         self._tasks = TaskOwner("etcd")
         self._turn = 0
         self._open_connections: set[Connection] = set()
@@ -95,6 +100,7 @@ class EtcdStore:
         password: str | None = None,
         request_timeout_s: float = 5.0,
         clock: Clock | None = None,
+        telemetry: Telemetry = _SILENT,
     ) -> EtcdStore:
         """Return a store on the running loop. Sends nothing yet: etcd may start after us.
 
@@ -105,6 +111,7 @@ class EtcdStore:
             password: see ``user``.
             request_timeout_s: most seconds one call takes, tries on several members included.
             clock: for tests.
+            telemetry: shows operations that somebody's span waits for.
 
         Raises:
             Invalid: an endpoint, a time-out or a certificate file is unusable.
@@ -116,6 +123,7 @@ class EtcdStore:
             password=password,
             request_timeout_s=request_timeout_s,
             clock=clock if clock is not None else RealClock(),
+            telemetry=telemetry,
         )
 
     @property
@@ -158,7 +166,7 @@ class EtcdStore:
         async def send(connection: Connection, timeout_s: float) -> Any:
             return await connection.kv.Range(request, timeout=timeout_s, metadata=connection.metadata)
 
-        return await self._call(send, repeatable=True)
+        return await self._call(send, "get", repeatable=True)
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()
@@ -174,7 +182,7 @@ class EtcdStore:
         async def send(connection: Connection, timeout_s: float) -> Any:
             return await connection.kv.Txn(request, timeout=timeout_s, metadata=connection.metadata)
 
-        return messages.txn_result(await self._call(send, repeatable=read_only(then, otherwise)))
+        return messages.txn_result(await self._call(send, "txn", repeatable=read_only(then, otherwise)))
 
     async def grant(self, ttl_s: int) -> int:
         """See ``Store.grant``. We choose the id, so that a repeated grant is recognised as our own."""
@@ -191,7 +199,7 @@ class EtcdStore:
                 raise
 
         with contextlib.suppress(LeaseExists):
-            await self._call(send, repeatable=True)
+            await self._call(send, "grant", repeatable=True)
         return lease
 
     async def keep_alive(self, lease: int) -> int:
@@ -210,7 +218,7 @@ class EtcdStore:
                 call.cancel()
 
         try:
-            answer = await self._call(send, repeatable=True)
+            answer = await self._call(send, "keep_alive", repeatable=True)
         except Conflict as error:
             if not is_lease_gone(error):
                 raise
@@ -225,7 +233,7 @@ class EtcdStore:
             return await connection.lease.LeaseRevoke(request, timeout=timeout_s, metadata=connection.metadata)
 
         try:
-            await self._call(send, repeatable=True)
+            await self._call(send, "revoke", repeatable=True)
         except Conflict as error:
             if not is_lease_gone(error):
                 raise
@@ -242,7 +250,7 @@ class EtcdStore:
             request = rpc.CompactionRequest(revision=revision)
             return await connection.kv.Compact(request, timeout=timeout_s, metadata=connection.metadata)
 
-        await self._call(send, repeatable=True)
+        await self._call(send, "compact", repeatable=True)
 
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
@@ -311,7 +319,15 @@ class EtcdStore:
         self._open_connections.add(connection)
         return connection
 
-    async def _call(self, send: Callable[[Connection, float], Awaitable[T]], *, repeatable: bool) -> T:
+    async def _call(self, send: Callable[[Connection, float], Awaitable[T]], operation: str, *, repeatable: bool) -> T:
+        telemetry = self._telemetry
+        if not telemetry.tracing or telemetry.traceparent() is None:  # what runs in the background is in no trace
+            return await self._send(send, repeatable=repeatable)
+        attributes = {names.OPERATION: operation, names.PEER: self._connection.endpoint}
+        with telemetry.span(names.ETCD, kind="client", attributes=attributes):
+            return await self._send(send, repeatable=repeatable)
+
+    async def _send(self, send: Callable[[Connection, float], Awaitable[T]], *, repeatable: bool) -> T:
         deadline = self._clock.monotonic() + self._timeout_s
         strikes: dict[Next, int] = {}
 
