@@ -225,7 +225,8 @@ class RegistryService:
         async with asyncio.timeout(timeout_s) as scope:
             self._forwards.setdefault(host, {})[scope] = None
             try:
-                return await self._caller.forward(server.record.address, method, _within(request, timeout_s), timeout_s)
+                within = _within(request, timeout_s - min(ANSWER_S, timeout_s / 10))  # so that its reason arrives
+                return await self._caller.forward(server.record.address, method, within, timeout_s)
             finally:
                 self._forwards[host].pop(scope, None)
                 if not self._forwards[host]:
