@@ -266,8 +266,7 @@ class Supervisor:
     async def _claim(self, run: _Run) -> None:
         run.word = SharedDeadline.create(run.deadline_file)
 
-        def lost(reason: str) -> None:
-            _log.error("%s: %s", self._config.name, reason)
+        def lost(_reason: str) -> None:  # which the holder has logged
             self._events.put_nowait(machine.LeaseLost(run.number))
 
         record = encode(self._record(run))
