@@ -7,9 +7,12 @@ Failure behaviour: ``StoreFailed``; every operation can be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from amino.checkpoint import names
 from amino.checkpoint.access import StoreAccess
-from amino.checkpoint.collector import delete_all
+from amino.checkpoint.collector import collect, delete_all
+from amino.contracts.documents import Manifest
 from amino.errors import AlreadyExists, Invalid, StoreFailed
 
 
@@ -61,6 +64,14 @@ class StoredBlobs:
                 f"{url} is not in this server's checkpoint store; give all servers the same one", kind="gone"
             )
         return content
+
+    async def collect(self, manifests: Mapping[str, tuple[Manifest, ...]], mine: Callable[[str], bool]) -> int:
+        """Remove files that crashes left behind and that nothing names; returns how many. See ``collector.collect``.
+
+        Raises:
+            StoreFailed: something is left; try again.
+        """
+        return 0 if self._access is None else await collect(self._access, manifests, mine=mine)
 
     async def delete_checkpoints(self, ms_id: str) -> None:
         """Remove every checkpoint and stored argument of a microservice. Idempotent.

@@ -10,11 +10,13 @@ Failure behaviour: never in the way of recovery; a reporter that dies takes the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from amino.aio.clock import Clock
+from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import GroupDocument, Tombstone
+from amino.errors import AminoError
 from amino.ids import slot_of
 from amino.oms.directory import Directory, Host
 from amino.oms.group_machine import state_of
@@ -38,7 +40,7 @@ class Failovers:
     Args:
         cluster: its name, part of the traces' ids.
         leads: whether this server leads a slot now.
-        tombstones: what is known of dead incarnations.
+        proof: finds the tombstone of a lost incarnation, None if it has none.
     """
 
     def __init__(
@@ -49,18 +51,23 @@ class Failovers:
         clock: Clock,
         telemetry: Telemetry,
         leads: Callable[[int], bool],
-        tombstones: Callable[[], dict[Host, Tombstone]],
+        proof: Callable[[str, int], Awaitable[Tombstone | None]],
     ) -> None:
         self._cluster = cluster
         self._directory = directory
         self._clock = clock
         self._telemetry = telemetry
         self._leads = leads
-        self._tombstones = tombstones
+        self._proof = proof
+        self._tasks = TaskOwner("failovers")
         self._followed: OrderedDict[Host, _Followed] = OrderedDict()
         if telemetry.tracing or telemetry.metering:
             directory.on_loss(self._lost)
             directory.on_group(self._changed)
+
+    async def aclose(self) -> None:
+        """Give up what is not told yet. Idempotent."""
+        await self._tasks.aclose()
 
     def __repr__(self) -> str:
         return f"Failovers({len(self._followed)} followed)"
@@ -138,9 +145,15 @@ class Failovers:
         if followed.reported or not self._leads(slot_of(name)):
             return
         followed.reported = True
-        tombstone = self._tombstones().get(host)
+        self._tasks.spawn(self._tell(host, followed, self.now_ns()), f"tell of {name}")
+
+    async def _tell(self, host: Host, followed: _Followed, end_ns: int) -> None:
+        name, incarnation = host
+        try:
+            tombstone = await self._proof(name, incarnation)
+        except AminoError:  # etcd does not say now; that it was lost is known all the same
+            tombstone = None
         kind = _kind_of(tombstone)
-        end_ns = self.now_ns()
         lost_ns = followed.detected_ns
         if tombstone is not None and tombstone.detected_at > 0:
             lost_ns = min(lost_ns, int(tombstone.detected_at * 1e9))

@@ -1,4 +1,4 @@
-"""Removing what nobody needs: tombstones, orphan names, records, manifests, events and kernel objects.
+"""Removing what nobody needs: tombstones, orphan names, records, manifests, files, events and kernel objects.
 
 Owns the slow rounds over the slots led here. Leaves repairing microservices to ``reconciler``.
 Invariants: a thing is removed only by a write that compares what makes it rubbish, or by a command that carries a fence
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 
 from amino.aio.tasks import TaskOwner
-from amino.contracts.documents import ReplicaDocument
+from amino.contracts.documents import Manifest, ReplicaDocument, decode
 from amino.contracts.services import Empty, Fence, KernelCaller, ReplicaInfo, RetireRequest
 from amino.coordination.keys import Keys
 from amino.coordination.store import Compare, Field, Store, absent, unchanged
@@ -28,6 +28,7 @@ _log = logging.getLogger("amino.oms")
 TOMBSTONES_EVERY_S = 5.0
 AUDIT_EVERY_S = 20.0
 SWEEP_EVERY_S = 60.0
+COLLECT_EVERY_S = 900.0
 COMMAND_TIMEOUT_S = 5.0
 
 
@@ -59,6 +60,7 @@ class Housekeeping:
         self._tasks.spawn(self._every(TOMBSTONES_EVERY_S, self.bury_tombstones), "tombstones")
         self._tasks.spawn(self._every(AUDIT_EVERY_S, self.audit_servers), "audit")
         self._tasks.spawn(self._every(SWEEP_EVERY_S, self.sweep), "sweep")
+        self._tasks.spawn(self._every(COLLECT_EVERY_S, self.collect_checkpoints), "checkpoints")
 
     def slot_gained(self, slot: int) -> None:
         """Look for what a dead leader of ``slot`` left. Never waits."""
@@ -131,6 +133,18 @@ class Housekeeping:
                 ]
                 if await self._leader.writes.delete_if(compares, [record.key]):
                     await self._leader.blobs.delete_checkpoints(ms_id)
+
+    async def collect_checkpoints(self) -> None:
+        """Remove files of checkpoints that were written and never published, or dropped and not removed."""
+        found: dict[str, list[Manifest]] = {ms_id: [] for ms_id in self._directory.ids()}
+        records, _ = await self._store.list(self._keys.checkpoints_prefix)
+        for record in records:
+            ms_id, _ = self._keys.parse_manifest(record.key)
+            found.setdefault(ms_id, []).append(decode(record.value, Manifest, record.key))
+        manifests = {ms_id: tuple(group) for ms_id, group in found.items()}
+        removed = await self._leader.blobs.collect(manifests, lambda ms_id: slot_of(ms_id) in self._led)
+        if removed:
+            _log.info("%d files of checkpoints that nothing names were removed", removed)
 
     def _is_gone(self, ms_id: str) -> bool:
         return slot_of(ms_id) in self._led and self._directory.group(ms_id) is None

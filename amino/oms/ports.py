@@ -8,10 +8,10 @@ Failure behaviour: as each method says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from amino.contracts.documents import MicroserviceSpec
+from amino.contracts.documents import Manifest, MicroserviceSpec
 from amino.coordination.store import Compare, Operation, TxnResult
 
 
@@ -43,6 +43,18 @@ class Blobs(Protocol):
 
         Raises:
             StoreFailed: the store refused, or there is none.
+        """
+        ...
+
+    async def collect(self, manifests: Mapping[str, tuple[Manifest, ...]], mine: Callable[[str], bool]) -> int:
+        """Remove files that crashes left behind and that nothing names; returns how many.
+
+        Args:
+            manifests: of every existing microservice, by id, read before this call.
+            mine: whether to look at the files of that microservice.
+
+        Raises:
+            StoreFailed: something is left; try again.
         """
         ...
 

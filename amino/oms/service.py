@@ -80,7 +80,7 @@ class Oms:
     ) -> None:
         self._name = name
         self._guards = _Bound()
-        self.directory = Directory(store, keys, clock)
+        self.directory = Directory(store, keys, clock, random)
         self._records = Records(store, keys)
         self.events = EventLog(store, keys, clock)
         self._commands = Commands(store, keys, self.directory, kernels)
@@ -92,7 +92,7 @@ class Oms:
             clock=clock,
             telemetry=telemetry or Telemetry.disabled(),
             leads=self._led.__contains__,
-            tombstones=self._commands.tombstones,
+            proof=self._commands.proof,
         )
         self.leader = Leader(
             directory=self.directory,
@@ -178,6 +178,7 @@ class Oms:
         await self._housekeeping.aclose()
         await self.reconciler.aclose()
         await self.leader.aclose()
+        await self._failovers.aclose()
         await self._commands.aclose()
         await self._records.aclose()
         await self.events.aclose()

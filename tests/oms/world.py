@@ -192,6 +192,12 @@ class Server:
         self.world.blobs[name] = content
         return f"memory://{kind}/{name}"
 
+    async def collect(self, manifests: Any, mine: Any) -> int:
+        """See ``Blobs``."""
+        looked_at = {ms_id: len(group) for ms_id, group in manifests.items() if mine(ms_id)}
+        self.world.collected.append((self.name, looked_at))
+        return 0
+
     async def delete_checkpoints(self, ms_id: str) -> None:
         """See ``Blobs``."""
         await self.step("delete checkpoints")
@@ -268,6 +274,7 @@ class World:
         self.corpses: list[Server] = []
         self.checkpoints: dict[str, int] = {}
         self.blobs: dict[str, bytes] = {}
+        self.collected: list[tuple[str, dict[str, int]]] = []
         self.corrupt: set[str] = set()
         self.busy: set[str] = set()
         self.behaviour: dict[str, Callable[[Server, InstantiateRequest], Any]] = {}
