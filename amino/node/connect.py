@@ -143,6 +143,7 @@ class _Client:
 
     def close(self) -> None:
         """Release everything. Idempotent."""
+        self.runtime.close()
         self._follower.stop()
         if on_loop():
             thread = threading.Thread(target=lambda: drive(self._aclose()), name="amino-close")

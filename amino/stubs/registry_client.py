@@ -58,6 +58,19 @@ class RegistryClient:
         self._addresses = addresses
         self._clock = clock
         self._local = local
+        self._closed = False
+
+    def close(self) -> None:
+        """Let calls in progress end, and refuse others. Idempotent; from any thread."""
+        self._closed = True
+
+    def check_open(self) -> None:
+        """Raise ``ClusterUnavailable`` if it was closed."""
+        if self._closed:
+            raise ClusterUnavailable(
+                "this cluster connection was closed (a call that was under way may have run); open another with "
+                "amino.connect"
+            )
 
     async def call(self, method: str, request: msgspec.Struct, *, timeout_s: float, avoid: str = "") -> Any:
         """Run ``method`` of the registry; from loops and threads.
@@ -73,6 +86,7 @@ class RegistryClient:
         backoff_s = _BACKOFF_S
         problem: AminoError | None = None
         while True:
+            self.check_open()
             for address in (
                 ["", *self._addresses.candidates(avoid)] if self._local else self._addresses.candidates(avoid)
             ):

@@ -297,12 +297,17 @@ class Runtime:
         target.forward = self._compose(location.spec.dms, ClientWorld(self, target), innermost)
         return target.forward
 
+    def close(self) -> None:
+        """End all calls: those in flight are not repeated, later ones raise ``ClusterUnavailable``. Idempotent."""
+        self.registry.close()
+
     async def attempt(self, target: Target, call: Call) -> Any:
         """Send ``call`` once to wherever its microservice is believed to be.
 
         Raises:
-            NotExecuted, OutcomeUnknown, Raised, or what the server says of the call.
+            NotExecuted, OutcomeUnknown, Raised, or what the server says of the call. ClusterUnavailable: it was closed.
         """
+        self.registry.check_open()
         found = target.where(call.path)
         if found is None:
             await self._locate(target, call.path, call.deadline)
