@@ -21,7 +21,7 @@ from amino.coordination.store import OPERATIONS_MAX, Compare, Delete, Get, Opera
 from amino.errors import AminoError, Conflict, CoordinationUnavailable, Invalid, Overloaded
 
 QUEUE_MAX = 8192
-IN_FLIGHT_MAX = 4
+IN_FLIGHT_MAX = 2
 BYTES_MAX = 512 * 1024  # etcd refuses requests over 1.5 MiB
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 
 from amino.aio.clock import Clock
 from amino.aio.tasks import TaskOwner
@@ -21,9 +21,10 @@ from amino.errors import AminoError, Invalid
 
 _log = logging.getLogger("amino.oms")
 EVENTS_MAX = 1000
-WAITING_MAX = 256
+WAITING_MAX = 4096
 BATCH_MAX = 64
-GATHER_S = 0.05
+GATHER_S = 0.2
+ALIKE_MAX = 16
 
 
 class EventLog:
@@ -87,11 +88,13 @@ class EventLog:
         try:
             while self._waiting:
                 await asyncio.sleep(GATHER_S)
-                batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-                try:
-                    await self._put(batch)
-                except AminoError as error:
-                    _log.warning("%d events were not written: %s", len(batch), error)
+                events = summed_up([self._waiting.popleft() for _ in range(len(self._waiting))])
+                for start in range(0, len(events), BATCH_MAX):
+                    batch = events[start : start + BATCH_MAX]
+                    try:
+                        await self._put(batch)
+                    except AminoError as error:
+                        _log.warning("%d events were not written: %s", len(batch), error)
         finally:
             self._writing = False
 
@@ -104,3 +107,20 @@ class EventLog:
             if (await self._store.txn([absent(key) for key in keys], puts)).succeeded:
                 return
             self._last += BATCH_MAX  # another server used these numbers at the same microsecond
+
+
+def summed_up(events: list[EventRecord]) -> list[EventRecord]:
+    """Return ``events`` with many of one kind told as a few and their number, in order. Pure.
+
+    Thousands of objects made or recovered in one moment would push everything else out of the bounded history.
+    """
+    counts = Counter(event.kind for event in events)
+    told: Counter[str] = Counter()
+    kept: list[EventRecord] = []
+    for event in events:
+        told[event.kind] += 1
+        if told[event.kind] <= ALIKE_MAX:
+            kept.append(event)
+        elif told[event.kind] == counts[event.kind]:
+            kept.append(EventRecord(event.kind, event.at, "", event.server, f"and {counts[event.kind] - ALIKE_MAX} more"))
+    return kept
