@@ -27,7 +27,7 @@ class TaskOwner:
     def __init__(self, name: str, on_failure: Callable[[BaseException], None] | None = None) -> None:
         self._name = name
         self._on_failure = on_failure
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # a dict keeps the order
         self._closed = False
 
     def __repr__(self) -> str:
@@ -44,12 +44,12 @@ class TaskOwner:
             coroutine.close()
             raise RuntimeError(f"{self._name} is closed and starts no more tasks")
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}:{name}")
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()

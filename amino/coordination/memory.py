@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -100,13 +101,14 @@ class MemoryStore:
         self._name = name
         self._timeout_s = request_timeout_s
         self._progress_every_s = progress_every_s
-        self._watchers: set[Watcher] = set()
+        self._watchers: dict[Watcher, None] = {}  # a dict keeps the order: histories must not depend on hashes
         self._partitioned = False
         self._healed = asyncio.Event()
         self._closed = False
         self._calls = 0
         self._idle = asyncio.Event()
         self._lease_ttls: dict[int, int] = {}
+        self._wire = contextvars.Context()  # what was sent travels on, whatever becomes of the process that sent it
 
     def __repr__(self) -> str:
         return f"MemoryStore({self._name}{', partitioned' if self._partitioned else ''}, {self._calls} calls)"
@@ -202,15 +204,12 @@ class MemoryStore:
     async def _exchange(self, do: Callable[[], T], writes: bool) -> T:
         fate = self.faults.fate(writes)
         if fate is Fate.LANDS_LATER:
-            asyncio.get_running_loop().call_later(self.faults.land_later_s(), _quietly, do)
+            asyncio.get_running_loop().call_later(
+                self.faults.land_later_s(), _quietly, do, context=self._wire
+            )
         if fate in (Fate.LANDS_LATER, Fate.LOST):
             await asyncio.Event().wait()
-        await asyncio.sleep(self.faults.request_delay_s())
-        await self._until_reachable()
-        try:
-            outcome: T | AminoError = do()
-        except AminoError as error:
-            outcome = error
+        outcome = await self._arrival(do, self.faults.request_delay_s())
         if fate is Fate.ANSWER_LOST:
             await asyncio.Event().wait()
         delay_s = self.faults.answer_delay_s()
@@ -221,10 +220,35 @@ class MemoryStore:
             raise outcome
         return outcome
 
+    async def _arrival(self, do: Callable[[], T], delay_s: float) -> T | AminoError:
+        """Have ``do`` done when the request reaches etcd; it does so even if this process stands still meanwhile."""
+        if delay_s <= 0:
+            await asyncio.sleep(0)
+        else:
+            loop = asyncio.get_running_loop()
+            arrived: asyncio.Future[tuple[T | AminoError] | None] = loop.create_future()
+
+            def arrive() -> None:
+                if not arrived.cancelled():
+                    arrived.set_result((_outcome(do),) if self._reachable else None)
+
+            loop.call_later(delay_s, arrive, context=self._wire)
+            done = await arrived
+            if done is not None:
+                return done[0]
+        await self._until_reachable()
+        return _outcome(do)
+
+    def abandon(self) -> None:
+        """The process was killed: its watches are gone, what it has sent still arrives."""
+        self._closed = True
+        for watcher in self._watchers:
+            self._etcd.unsubscribe(watcher)
+
     async def _watch(self, prefix: str, start_revision: int) -> AsyncIterator[WatchBatch]:
         following = start_revision
         watcher = self._etcd.subscribe(prefix)
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         silent = False
         try:
             while not self._closed:
@@ -240,7 +264,7 @@ class MemoryStore:
                         yield WatchBatch((), following - 1)
                 silent = not await self._woken(watcher)
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)
             self._etcd.unsubscribe(watcher)
 
     async def _woken(self, watcher: Watcher) -> bool:
@@ -263,6 +287,13 @@ class MemoryStore:
             if self.faults.duplicate_event(event):
                 events.append(event)
         return WatchBatch(tuple(events), batch.revision)
+
+
+def _outcome(do: Callable[[], T]) -> T | AminoError:
+    try:
+        return do()
+    except AminoError as error:
+        return error
 
 
 def _quietly(do: Callable[[], object]) -> None:

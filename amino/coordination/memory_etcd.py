@@ -9,6 +9,7 @@ For simulation and unit tests only: nothing user-facing runs on it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,9 @@ class MemoryEtcd:
         self._compacted = 0
         self._leases: dict[int, _Lease] = {}
         self._next_lease = _FIRST_LEASE
-        self._watchers: set[Watcher] = set()
+        self._watchers: dict[Watcher, None] = {}  # a dict keeps the order: histories must not depend on hashes
         self._timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.Context()  # leases end whatever becomes of the process that was granted them
         self._serving = True
         self._serving_changed = asyncio.Event()
 
@@ -188,12 +190,12 @@ class MemoryEtcd:
     def subscribe(self, prefix: str) -> Watcher:
         """Register a watch; ``unsubscribe`` it in the end."""
         watcher = Watcher(prefix)
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         return watcher
 
     def unsubscribe(self, watcher: Watcher) -> None:
         """Forget a watch."""
-        self._watchers.discard(watcher)
+        self._watchers.pop(watcher, None)
 
     def events_from(self, prefix: str, start_revision: int) -> WatchBatch:
         """Return all changes under ``prefix`` from ``start_revision`` to now.
@@ -296,7 +298,7 @@ class MemoryEtcd:
         except RuntimeError:
             return  # without a loop there is no watch to tell
         due = min(lease.expires_at for lease in self._leases.values()) + self._expiry_lag_s
-        self._timer = loop.call_later(max(0.0, due - self._clock.monotonic()) + 1e-6, self._on_timer)
+        self._timer = loop.call_later(max(0.0, due - self._clock.monotonic()) + 1e-6, self._on_timer, context=self._context)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -40,7 +40,7 @@ class Commands:
         self._keys = keys
         self._directory = directory
         self._kernels = kernels
-        self._scopes: dict[str | Host, set[asyncio.Timeout]] = {}
+        self._scopes: dict[str | Host, dict[asyncio.Timeout, None]] = {}
         self._proofs: OrderedDict[Host, asyncio.Task[Tombstone | None]] = OrderedDict()
         self._tasks = TaskOwner("commands")
         directory.on_loss(self._lost)
@@ -66,13 +66,13 @@ class Commands:
         host = (replica.server, replica.incarnation)
         async with asyncio.timeout(timeout_s) as scope:
             for topic in (ms_id, host):
-                self._scopes.setdefault(topic, set()).add(scope)
+                self._scopes.setdefault(topic, {})[scope] = None
             try:
                 yield self._kernels.at(server.record.address)
             finally:
                 for topic in (ms_id, host):
                     running = self._scopes[topic]
-                    running.discard(scope)
+                    running.pop(scope, None)
                     if not running:
                         del self._scopes[topic]
 

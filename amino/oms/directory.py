@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random as random_module
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,21 +59,22 @@ class Directory:
         store: the coordination store.
         keys: names of its keys.
         clock: for the caches.
+        random: for their jitter.
     """
 
-    def __init__(self, store: Store, keys: Keys, clock: Clock) -> None:
+    def __init__(self, store: Store, keys: Keys, clock: Clock, random: random_module.Random | None = None) -> None:
         self._keys = keys
         self.servers_cache: WatchedCache[ServerRecord] = WatchedCache(
-            store, keys.servers_prefix, self._server_changed, clock=clock
+            store, keys.servers_prefix, self._server_changed, clock=clock, random=random
         )
         self.slots_cache: WatchedCache[SlotRecord] = WatchedCache(
-            store, keys.slots_prefix, self._slot_changed, clock=clock, decode=decode_slot
+            store, keys.slots_prefix, self._slot_changed, clock=clock, decode=decode_slot, random=random
         )
         self._groups: WatchedCache[GroupDocument] = WatchedCache(
-            store, keys.groups_prefix, self._group_changed, clock=clock
+            store, keys.groups_prefix, self._group_changed, clock=clock, random=random
         )
         self._cluster: WatchedCache[ClusterDocument] = WatchedCache(
-            store, keys.cluster, self._cluster_changed, clock=clock
+            store, keys.cluster, self._cluster_changed, clock=clock, random=random
         )
         self._servers: dict[str, LiveServer] = {}
         self.live: dict[str, int] = {}
@@ -83,7 +85,7 @@ class Directory:
         self._by_host: dict[Host, set[str]] = {}
         self._own: dict[str, tuple[GroupDocument | None, int]] = {}
         self._pending: Counter[str] = Counter()
-        self._pulses: dict[str, set[asyncio.Event]] = {}
+        self._pulses: dict[str, dict[asyncio.Event, None]] = {}
         self._on_group: list[Callable[[str, str], None]] = []
         self._on_loss: list[Callable[[str, int], None]] = []
         self._on_members: list[Callable[[], None]] = []
@@ -126,13 +128,13 @@ class Directory:
         """Yield an event, set on the next change of a topic: an id, ``server:NAME``, ``slot:N`` or ``members``."""
         event = asyncio.Event()
         for topic in topics:
-            self._pulses.setdefault(topic, set()).add(event)
+            self._pulses.setdefault(topic, {})[event] = None
         try:
             yield event
         finally:
             for topic in topics:
                 waiting = self._pulses[topic]
-                waiting.discard(event)
+                waiting.pop(event, None)
                 if not waiting:
                     del self._pulses[topic]
 
@@ -241,7 +243,7 @@ class Directory:
     def _index(self, key: str, document: GroupDocument | None) -> None:
         hosts: tuple[Host, ...] | None = None
         if document is not None:
-            hosts = tuple({(replica.server, replica.incarnation) for replica in everywhere(document)})
+            hosts = tuple(dict.fromkeys((replica.server, replica.incarnation) for replica in everywhere(document)))
         before = self._hosts.get(key, ())
         if hosts is None:
             self._hosts.pop(key, None)

@@ -10,6 +10,7 @@ Failure behaviour: as ``port`` says. Nothing user-facing runs on this adapter.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ class MemoryNetwork:
         self._ends: dict[MemoryEnd, None] = {}  # a dict keeps the order: histories must not depend on hashes
         self._cuts: set[tuple[str, str]] = set()
         self._frozen: dict[str, list[Callable[[], None]]] = {}
+        self.context = contextvars.Context()
+        """In which journeys end: frames travel on, whatever becomes of the process that sent them."""
 
     def __repr__(self) -> str:
         return f"MemoryNetwork({len(self._listeners)} listeners, {len(self._ends) // 2} connections)"
@@ -158,7 +161,9 @@ class MemoryNetwork:
         if self._listeners.get(listener.address) is listener:
             del self._listeners[listener.address]
 
-    async def connect(self, node: str, hello: bytes, address: str) -> tuple[MemoryEnd, Peer]:
+    async def connect(
+        self, node: str, hello: bytes, address: str, context: contextvars.Context
+    ) -> tuple[MemoryEnd, Peer]:
         """Connect ``node`` to whoever listens at ``address``; takes a round trip, or ``connect_s`` if nobody answers.
 
         Raises:
@@ -178,7 +183,7 @@ class MemoryNetwork:
         welcome = encode_hello(listener.node_info, self.cluster, self.limits.frame_bytes_max)
         theirs = judge(decode_hello(hello), self.cluster, loopback=True, identity=None, address=node)
         ours = judge(decode_hello(welcome), self.cluster, loopback=True, identity=None, address=address)
-        near, far = MemoryEnd(self, node), MemoryEnd(self, listener.node)
+        near, far = MemoryEnd(self, node, context), MemoryEnd(self, listener.node, listener.context)
         near.other, far.other = far, near
         self._ends[near] = self._ends[far] = None
         listener.accept(far, theirs)
@@ -274,6 +279,8 @@ class MemoryListener:
         self.node_info = node_info
         self.handler = handler
         self.links: dict[MemoryLink, None] = {}
+        self.context = contextvars.copy_context()
+        """Of the process that listens: requests are handled in it."""
         self._network = network
         self._address = address
         self._links_total = 0

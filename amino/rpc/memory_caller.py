@@ -9,6 +9,7 @@ Failure behaviour: as ``port.Transport``.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,7 @@ class MemoryTransport:
         self._connecting: dict[str, asyncio.Task[_MemoryCaller | AminoError]] = {}
         self._tasks = TaskOwner(f"memory-transport {self.node}")
         self._closed = False
+        self._context = contextvars.copy_context()
 
     def announce(self, *, client_id: str | None = None, incarnation: int | None = None) -> None:
         """Tell later handshakes who we are now."""
@@ -195,7 +197,7 @@ class MemoryTransport:
 
     async def _connect(self, address: str) -> _MemoryCaller:
         hello = encode_hello(self.node_info, self._cluster, self._network.limits.frame_bytes_max)
-        end, peer = await self._network.connect(self.node, hello, address)
+        end, peer = await self._network.connect(self.node, hello, address, self._context)
         if self._closed:
             end.close("the process died")
             raise unreachable(address, "the transport is closed")

@@ -19,14 +19,20 @@ from amino.wire.frames import FrameParser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import contextvars
+
     from amino.rpc.memory import MemoryNetwork
     from amino.wire.frames import Buffer, Frame
 
 
 class MemoryEnd:
-    """One end of a connection, as its process sees it."""
+    """One end of a connection, as its process sees it.
 
-    def __init__(self, network: MemoryNetwork, node: str) -> None:
+    Args:
+        context: of that process; what it does about arrivals is done in it.
+    """
+
+    def __init__(self, network: MemoryNetwork, node: str, context: contextvars.Context) -> None:
         self.network = network
         self.node = node
         self.other: MemoryEnd = self
@@ -42,6 +48,7 @@ class MemoryEnd:
         self._lossy = False
         self._patience: asyncio.TimerHandle | None = None
         self._held: list[bytes] = []
+        self._context = context
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -86,7 +93,7 @@ class MemoryEnd:
         low, high = self.network.delay_s
         self._last_arrival = max(self._last_arrival, self._loop.time() + self.network.random.uniform(low, high))
         self._journeys.append(arrive)
-        self._loop.call_at(self._last_arrival, self._next_journey_ends)
+        self._loop.call_at(self._last_arrival, self._next_journey_ends, context=self.network.context)
 
     def _next_journey_ends(self) -> None:
         self._journeys.popleft()()
@@ -99,7 +106,9 @@ class MemoryEnd:
         else:
             self._held.append(data)
         reason = "no acknowledgement from the peer"
-        self._patience = self._loop.call_later(self.network.break_after_s, self.break_both, reason)
+        self._patience = self._loop.call_later(
+            self.network.break_after_s, self.break_both, reason, context=self.network.context
+        )
 
     def heal(self) -> None:
         """Let held frames go, late, if the way is free again."""
@@ -124,6 +133,9 @@ class MemoryEnd:
 
     def receive(self, data: bytes) -> None:
         """Take bytes that have arrived."""
+        self._context.copy().run(self._receive, data)
+
+    def _receive(self, data: bytes) -> None:
         if self.open and self.on_frame is not None:
             for frame in self._parser.feed(data):
                 self.on_frame(frame)
@@ -138,16 +150,18 @@ class MemoryEnd:
 
     def _tell_other(self, reason: str) -> None:
         if self.network.is_cut(self.node, self.other.node):
-            self._loop.call_later(self.network.break_after_s, self.other.lose, reason)
+            self._loop.call_later(
+                self.network.break_after_s, self.other.lose, reason, context=self.network.context
+            )
         else:
             self.other.lose(reason)
 
     def lose(self, reason: str) -> None:
         """Hear that the connection is gone; a frozen process hears it when it thaws."""
         if self.network.is_frozen(self.node):
-            self.network.hold(self.node, lambda: self._end(reason))
+            self.network.hold(self.node, lambda: self.lose(reason))
         else:
-            self._end(reason)
+            self._context.copy().run(self._end, reason)
 
     def break_both(self, reason: str) -> None:
         """Break the connection: both ends hear of it."""
