@@ -25,6 +25,7 @@ import psutil
 from amino.aio.tasks import TaskOwner
 from amino.config import EtcdConfig, ServerConfig, SessionConfig
 from amino.errors import AlreadyExists, ClusterUnavailable, NotFound
+from amino.node import keeper
 from amino.node.child_process import python_environment
 from amino.node.embedded_etcd import EmbeddedEtcd
 from amino.node.reports import REPORTS, ServerDown, ServerEnded, ServerServes
@@ -78,6 +79,7 @@ class DevCluster:
         self._fields = dict(fields)
         self._child = tuple(child)
         self._own_folder = False
+        self._keeper: asyncio.subprocess.Process | None = None
         self._tasks = TaskOwner("dev cluster")
 
     def __repr__(self) -> str:
@@ -116,6 +118,7 @@ class DevCluster:
         cluster._own_folder = own is not None
         try:
             cluster._config("s1", port, {}, {})  # refused fields are refused before anything is started
+            await cluster._start_keeper()
             if etcd is None:
                 cluster.etcd = await EmbeddedEtcd.start(members=etcd_members, binary=etcd_binary, folder=place / "etcd")
                 etcd = EtcdConfig(endpoints=tuple(cluster.etcd.endpoints))
@@ -129,6 +132,13 @@ class DevCluster:
             await cluster.aclose()
             raise
         return cluster
+
+    async def _start_keeper(self) -> None:
+        """Have a process that ends etcd should this one be killed: etcd does not notice that by itself."""
+        self._keeper = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", keeper.__file__, str(self.folder), "remove" if self._own_folder else "keep",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, start_new_session=sys.platform != "win32",
+        )  # fmt: skip
 
     @property
     def addresses(self) -> list[str]:
@@ -272,6 +282,9 @@ class DevCluster:
         finally:
             if self._own_folder:
                 await asyncio.get_running_loop().run_in_executor(None, _remove, self.folder)
+            if self._keeper is not None:
+                await self._keeper.communicate(b"done")
+                self._keeper = None
 
     async def drain(self, name: str) -> None:
         """Tell a server to drain and end (SIGTERM), and wait until it has."""

@@ -128,16 +128,20 @@ def test_the_embedded_etcd_can_be_broken_member_by_member(tmp_path):
     assert (folder / "s1.log").exists()
 
 
-def test_servers_end_with_the_program_that_started_them(etcd_endpoints, tmp_path):
-    """A test process that is killed leaves no server behind: their input closes."""
+def test_everything_ends_with_the_program_that_started_it():
+    """A test process that is killed leaves neither server nor etcd nor folder behind."""
     program = (
         "import os, signal, sys; from amino.testing import LocalCluster;"
-        "local = LocalCluster(1, etcd_endpoints=[sys.argv[1]], child=sys.argv[2:], cluster='orphan'); local.start();"
-        "print(local.server('s1').supervisor_pid, local.server('s1').kernel_pid, flush=True);"
+        "local = LocalCluster(1, child=sys.argv[1:], cluster='orphan'); local.start();"
+        "print(local.server('s1').supervisor_pid, local.server('s1').kernel_pid, local.folder, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    command = [sys.executable, "-c", program, etcd_endpoints[0], *CHILD]
-    output = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
-    processes = [psutil.Process(int(pid)) for pid in output.split() if psutil.pid_exists(int(pid))]
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    command = [sys.executable, "-c", program, *CHILD]
+    output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=60).stdout
+    *pids, folder = output.split()
+    keepers = [each for each in psutil.process_iter(["cmdline"]) if folder in (each.info["cmdline"] or [])]
+    processes = [*(psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))), *keepers]
+    _, alive = psutil.wait_procs(processes, timeout=15)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    assert not [each for each in psutil.process_iter(["cmdline"]) if folder in " ".join(each.info["cmdline"] or [])]
+    assert not Path(folder).exists()
