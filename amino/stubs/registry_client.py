@@ -87,9 +87,7 @@ class RegistryClient:
         problem: AminoError | None = None
         while True:
             self.check_open()
-            for address in (
-                ["", *self._addresses.candidates(avoid)] if self._local else self._addresses.candidates(avoid)
-            ):
+            for address in self._candidates(method, request, avoid):
                 remaining = deadline - self._clock.monotonic()
                 if remaining <= 0:
                     break
@@ -144,7 +142,7 @@ class RegistryClient:
         if problem is None or problem.details.get("reason") == "unreachable":
             tried = ", ".join(self._addresses.candidates())
             return ClusterUnavailable(
-                f"{method}: no kernel server of the cluster answered within {timeout_s:.1f} s (tried {tried}); "
-                "check the addresses and that the servers run"
+                f"{method}: no kernel server of the cluster could do it within {timeout_s:.1f} s (tried {tried}); "
+                f"check the addresses and that the servers run{f'. The last one: {problem}' if problem else ''}"
             )
         return problem
