@@ -6,17 +6,17 @@ Not here: the application itself, which is the example ``minnietwitter``, and th
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
 from amino.cli.demo.kinds import FailoverKind
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from amino.cli.demo.command import run
 
 __all__ = ["FailoverKind", "run"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Load the demo when it is run: every command imports the kinds of failover for its help."""
     if name == "run":
         return importlib.import_module("amino.cli.demo.command").run
