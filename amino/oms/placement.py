@@ -238,15 +238,20 @@ def _listed(reasons: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _term(term: Sequence[Requirement]) -> str:
+    """Return a term of a selector in words: ``region In eu, us and disk Exists``."""
+    return " and ".join(f"{one.key} {one.operator} {', '.join(one.values)}".rstrip() for one in term) or "anything"
+
+
 def _nobody(demand: Demand, reasons: dict[str, str]) -> NoEligibleServer:
     if demand.only and demand.only not in reasons:
         text = f"there is no live server {demand.only!r}; list them with `amino get servers`"
     elif demand.only:
         text = f"server {demand.only!r} cannot have it: {reasons[demand.only]}"
     elif reasons:
-        text = (
-            "no server may have it: " + "; ".join(_listed(reasons)) + "; add a server, uncordon one or relax placement"
-        )
+        selector = demand.placement.selector
+        asked = f" (its selector: {' or '.join(map(_term, selector))})" if selector else ""
+        text = f"no server may have it: {'; '.join(_listed(reasons))}; add a server, uncordon one or relax placement{asked}"
     else:
         text = "no live server that can hold microservices; start one with `amino server`"
     return NoEligibleServer(text, servers="; ".join(_listed(reasons)))
