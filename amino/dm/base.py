@@ -47,7 +47,7 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             msgspec.convert(_options(self), _twin(type(self)), strict=True)
         except msgspec.ValidationError as error:
-            raise _invalid(type(self), error) from None
+            raise _invalid(type(self), error, _options(self)) from None
         self.check()
 
     def check(self) -> None:
@@ -63,7 +63,7 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             return msgspec.convert(options, cls, strict=True)
         except msgspec.ValidationError as error:
-            raise _invalid(cls, error) from None
+            raise _invalid(cls, error, options) from None
 
     def to_spec(self) -> DmSpec:
         """Return name and options that differ from the defaults."""
@@ -133,6 +133,9 @@ def _options(manager: Manager) -> dict[str, Any]:
     return {name: getattr(manager, name) for name in manager.__struct_fields__}
 
 
-def _invalid(cls: type[Manager], error: Exception) -> Invalid:
+def _invalid(cls: type[Manager], error: Exception, options: dict[str, Any]) -> Invalid:
     known = ", ".join(cls.__struct_fields__) or "none"
-    return Invalid(f"{cls.__name__}: {error}; its options are: {known}")
+    rule, _, place = str(error).partition(" - at `$.")  # how msgspec ends its messages
+    option = place.rstrip("`").partition(".")[0].partition("[")[0]
+    given = f"{option}={options[option]!r}: " if option in options else ""
+    return Invalid(f"{cls.__name__}: {given}{rule}; its options are: {known}")
