@@ -222,7 +222,7 @@ class Operations:
         """Migrate a microservice's replica; returns once it serves at its new server.
 
         Raises:
-            NotFound: there is none. NoEligibleServer: nowhere to go.
+            NotFound: there is none, or no such server. NoEligibleServer: nowhere to go.
             Invalid: a manager keeps it in place, or the replica named is not its.
             NotExecuted: it is not active now, or could not be sealed in time; it stays where it is.
         """
@@ -266,6 +266,9 @@ class Operations:
         record = await leader.records.get(ms_id)
         assert record is not None, "checked before, under the same lock"
         source = found.document.replicas[0]
+        if request.server and leader.directory.server(request.server) is None:
+            live = ", ".join(sorted(leader.directory.live)) or "none"
+            raise NotFound(f"there is no live server {request.server!r} to move {ms_id} to; those that live are {live}")
         demand = dataclasses.replace(
             leader.demand(ms_id, record, found.document), only=request.server, excluded={source.server: "it is there"}
         )
