@@ -62,6 +62,12 @@ class Stub:
     def __hash__(self) -> int:
         return hash(self._amino_target.microservice)
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{name} is not public; only public methods can be called from outside")
+        methods = ", ".join(each for each in dir(type(self)) if not each.startswith("_"))
+        raise AttributeError(f"{self!r} has no public method {name!r}; it has {methods or 'none'}")
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} cannot be set on {self!r}: its state is on a server; call a method that sets it")
 
