@@ -16,24 +16,20 @@ import threading
 import uuid
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from amino.aio.clock import RealClock
 from amino.aio.mode import drive, on_loop
 from amino.code import bundle_modules
 from amino.code.bundle import describe_class
-from amino.contracts.services import Empty, Membership
+from amino.contracts.services import Empty
 from amino.dm.chain import compose_client
 from amino.dm.registry import managers_of
-from amino.errors import AminoError
+from amino.node.following import Following
 from amino.rpc.peer_transport import PeerTransport
-from amino.rpc.system import system_head
 from amino.stubs.addresses import AddressBook
 from amino.stubs.cluster import Cluster
 from amino.stubs.registry_client import RegistryClient
 from amino.stubs.runtime import Runtime
 from amino.telemetry.setup import from_environment
-from amino.wire.frames import FrameKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +39,6 @@ if TYPE_CHECKING:
     from amino.rpc.tls import TlsConfig
     from amino.stubs.runtime import ClientWorld
     from amino.telemetry.trace import Telemetry
-
-_RETRY_S = 0.1
-_FOLLOWED_MAX = 2
-"""Servers followed at once: a frozen one tells nothing, not even that it is lost."""
-_ANOTHER_S = 1.0
-_decode_membership = msgspec.msgpack.Decoder(Membership).decode
 
 
 def connect(
@@ -167,7 +157,6 @@ class _Follower:
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self._followed: set[str] = set()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="amino-membership", daemon=True)
@@ -188,38 +177,7 @@ class _Follower:
 
     async def _follow(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        await asyncio.gather(*(self._keep_one() for _ in range(_FOLLOWED_MAX)))
-
-    async def _keep_one(self) -> None:
-        while not self._stopping:
-            others = [address for address in self._addresses.candidates() if address not in self._followed]
-            for address in others:
-                if address in self._followed:
-                    continue
-                self._followed.add(address)
-                try:
-                    await self._follow_at(address)
-                except AminoError:
-                    continue
-                finally:
-                    self._followed.discard(address)
-            await asyncio.sleep(_RETRY_S if others else _ANOTHER_S)
-
-    async def _follow_at(self, address: str) -> None:
-        ended = asyncio.Event()
-        subscription = await self._transport.subscribe(
-            address, FrameKind.SYSTEM, system_head("subscribe", "membership"), self._pushed, ended.set
-        )
-        try:
-            if subscription.reply.status == 0:
-                self._addresses.update(_decode_membership(subscription.reply.segments[0]))
-                await ended.wait()
-        finally:
-            await subscription.aclose()
-
-    def _pushed(self, _kind: int, message: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError):  # of a newer release; the next look-up tells what matters
-            self._addresses.update(_decode_membership(message))
+        await Following(self._transport, self._addresses).run()
 
 
 def _compose(dms: Sequence[DmSpec], world: ClientWorld, innermost: Forward) -> Forward:

@@ -259,7 +259,7 @@ class Cluster:
     def _next_id(self) -> MicroserviceId:
         current = CURRENT.get()
         if current is None or current.runtime is not self._runtime:
-            return new_id()
+            return new_id(self._runtime.entropy(12))
         return derived_id(str(current.request), "creates", current.next_created())
 
     async def _with_code(self, spec: Spec[Any]) -> MicroserviceSpec:

@@ -71,9 +71,11 @@ class _Repeater(ClientBase):
         clock, options = self._context.clock, self._options
         started = call.first_sent or clock.monotonic()
         until = min(call.deadline, started + options.timeout_s)
-        wait = tenacity.wait_random_exponential(
-            multiplier=options.backoff_initial_s, max=options.backoff_max_s, exp_base=options.multiplier
-        )
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            grown = options.backoff_initial_s * options.multiplier ** min(state.attempt_number - 1, 64)
+            return float(self._context.random.uniform(0.0, min(grown, options.backoff_max_s)))
+
         retrying = tenacity.AsyncRetrying(
             sleep=self._context.sleep,
             wait=wait,
