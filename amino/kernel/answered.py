@@ -12,6 +12,7 @@ its client has not settled, so everything below may be forgotten.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,9 @@ from amino.errors import Invalid, OutcomeUnknown, Overloaded
 
 if TYPE_CHECKING:
     from amino.contracts.calls import RequestId
+
+
+_FORGET_EVERY_S = 1.0
 
 
 class Answer(NamedTuple):
@@ -62,6 +66,8 @@ class AnsweredTable:
         self._horizon_s = horizon_s
         self._entries_max = entries_max
         self._bytes_max = bytes_max
+        self._streams_max = entries_max
+        self._forgot_at = -math.inf
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._entries = 0
         self._bytes = 0
@@ -98,8 +104,14 @@ class AnsweredTable:
                         f"request {request} is a retry {age_s:.0f} s old of a client not on record; it may have run. "
                         f"Retry within {self._horizon_s / 2:.0f} s, or read the state and decide"
                     )
-                if len(self._streams) * 4 >= self._entries_max:
+                if len(self._streams) >= self._streams_max:
                     self._forget(now)
+                    if len(self._streams) >= self._streams_max:
+                        raise Overloaded(
+                            f"{len(self._streams)} clients have called within the last {self._horizon_s:.0f} s, the bound "
+                            "for one microservice; retry later, or spread them over several",
+                            reason="overloaded",
+                        )
                 stream = self._streams[request.stream] = _Stream(floor, now)
             stream.contact = now
             if floor > stream.floor:
@@ -155,6 +167,9 @@ class AnsweredTable:
         self._bytes -= sum(answer.size for _, answer in paths.values())
 
     def _forget(self, now: float) -> None:
+        if now - self._forgot_at < _FORGET_EVERY_S:
+            return
+        self._forgot_at = now
         for key, stream in list(self._streams.items()):
             if now - stream.contact > self._horizon_s:
                 for paths in stream.answers.values():

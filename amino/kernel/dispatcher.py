@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -29,7 +29,7 @@ from amino.wire import codec
 from amino.wire.frames import Status, encode_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from amino.aio.tasks import TaskOwner
     from amino.aio.workers import InlineWorkers, Workers
@@ -109,7 +109,7 @@ class Dispatcher:
             return
         self._count(1)
         if flags & (ASYNC | INLINE):
-            self._tasks.spawn(self._answer(inbound, target, call, head.codec), head.method)
+            self._spawn(inbound, self._answer(inbound, target, call, head.codec), head.method)
         elif not self._workers.submit(lambda: drive(self._answer(inbound, target, call, head.codec))):
             self._count(-1)
             self._refuse(inbound, self._overloaded("every worker thread is busy"))
@@ -129,13 +129,24 @@ class Dispatcher:
             self._release(inbound, target, call, target.finish(call, begun))
         elif flags & ASYNC:
             self._count(1)
-            self._tasks.spawn(self._finish_async(inbound, target, call, begun), call.method)
+            if not self._spawn(inbound, self._finish_async(inbound, target, call, begun), call.method):
+                target.give_up(call, begun)
         else:
             self._count(1)
             if not self._workers.submit(lambda: self._finish_here(inbound, target, call, begun)):
                 self._count(-1)
                 target.give_up(call, begun)
                 self._refuse(inbound, self._overloaded("every worker thread is busy"))
+
+    def _spawn(self, inbound: Inbound, coroutine: Coroutine[Any, Any, None], method: str) -> bool:
+        """Start the task of a counted call; returns False, with the call refused, when this server is stopping."""
+        try:
+            self._tasks.spawn(coroutine, method)
+        except RuntimeError:
+            self._count(-1)
+            self._refuse(inbound, NotExecuted(f"{self._around.server} is stopping; retry", reason="not-ready"))
+            return False
+        return True
 
     def _finish_here(self, inbound: Inbound, target: KernelObject, call: Call, begun: Begun) -> None:
         try:
@@ -183,10 +194,13 @@ class Dispatcher:
         """Wait for the session, within bounds; raises if the reply must never leave."""
         if target.revoked:
             raise OutcomeUnknown(f"{call.microservice} was taken from {self._around.server} while {call.method} ran")
-        if not self._validity.valid() and not await self._validity.wait_valid(self._around.hold_s):
+        if not self._validity.valid() and not await self._validity.wait_valid(self._hold_s(call)):
             raise OutcomeUnknown(
                 f"{self._around.server} lost its session while {call.method} ran and may not release the reply"
             )
+
+    def _hold_s(self, call: Call) -> float:
+        return max(min(self._around.hold_s, call.deadline - self._around.clock.monotonic()), 0.0)
 
     async def _answer(self, inbound: Inbound, target: KernelObject, call: Call, number: int) -> None:
         answer: tuple[int, bytes, tuple[bytes, ...]]
@@ -194,23 +208,25 @@ class Dispatcher:
             answer = await self._serve(target, call, number, inbound.segments)
         except AminoError as error:
             answer = (Status.ERROR, encode_error(error), ())
-        except asyncio.CancelledError:
-            inbound.reply(Status.ERROR, encode_error(OutcomeUnknown(f"{self._around.server} is stopping")))
-            raise
         except Exception as error:  # noqa: BLE001 - a bug of ours must not leave the caller waiting
             _log.exception("call of %s on %s failed inside the kernel", call.method, call.microservice)
-            problem = OutcomeUnknown(f"the kernel failed on this call: {type(error).__name__}: {error}; see its log")
-            answer = (Status.ERROR, encode_error(problem), ())
+            answer = (Status.ERROR, encode_error(self._failed(call, error)), ())
+        except BaseException as error:  # cancelled, or user code that ends its thread
+            inbound.reply(Status.ERROR, encode_error(self._failed(call, error)))
+            raise
         finally:
             self._count(-1)
         inbound.reply(*answer)
 
     async def _serve(self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]) -> Answer:
-        if not self._validity.valid() and not await self._validity.wait_valid(self._around.hold_s):
-            raise NotExecuted(
-                f"{self._around.server} cannot prove its session and does not act; another server takes over, retry",
-                reason="fenced",
-            )
+        if not self._validity.valid():
+            if not await self._validity.wait_valid(self._hold_s(call)):
+                raise NotExecuted(
+                    f"{self._around.server} cannot prove its session and does not act; another server takes over, retry",
+                    reason="fenced",
+                )
+            if self._around.clock.monotonic() >= call.deadline:
+                raise NotExecuted(f"{call.method} was held until its deadline", reason="deadline")
         self._decode(target, call, number, segments)
         if self._telemetry.observing:
             answer = await self._serve_observed(target, call)
@@ -277,11 +293,13 @@ class Dispatcher:
         caller = codec.FIND_CLASS.set(None)
         try:
             if on_loop():
-                if asynchronous or flags & INLINE:
+                if asynchronous:
+                    return await self._in_task(target, call, number, segments)
+                if flags & INLINE:
                     return await self._serve(target, call, number, segments)
                 return await self._in_thread(target, call, number, segments)
             if asynchronous:
-                return await on(self._loop, self._serve(target, call, number, segments))
+                return await on(self._loop, self._in_task(target, call, number, segments))
             return await self._serve(target, call, number, segments)
         finally:
             codec.FIND_CLASS.reset(caller)
@@ -300,10 +318,40 @@ class Dispatcher:
 
         if not self._workers.submit(job):
             raise self._overloaded("every worker thread is busy")
-        outcome = await done.wait()
+        try:
+            outcome = await done.wait(max(call.deadline - self._around.clock.monotonic(), 0.0))
+        except TimeoutError:
+            raise self._still_runs(call) from None
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+    async def _in_task(self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]) -> Answer:
+        """Run an ``async def`` method apart from its caller, which may give up: the method goes on, as over a link."""
+        try:
+            task = self._tasks.spawn(self._caught(target, call, number, segments), call.method)
+        except RuntimeError:
+            raise NotExecuted(f"{self._around.server} is stopping; retry", reason="not-ready") from None
+        await asyncio.wait((task,), timeout=max(call.deadline - self._around.clock.monotonic(), 0.0))
+        if not task.done():
+            raise self._still_runs(call)
+        if task.cancelled():
+            raise OutcomeUnknown(f"{self._around.server} is stopping")
+        outcome = task.result()
+        if isinstance(outcome, AminoError):
+            raise outcome
+        return outcome
+
+    async def _caught(
+        self, target: KernelObject, call: Call, number: int, segments: Sequence[Buffer]
+    ) -> Answer | AminoError:
+        try:
+            return await self._serve(target, call, number, segments)
+        except AminoError as error:
+            return error
+
+    def _still_runs(self, call: Call) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{call.method} was still running at its deadline")
 
     def _target(self, microservice: str, path: str, epoch: int) -> KernelObject:
         target = self._find(microservice, path)

@@ -1,7 +1,7 @@
 """Who may run on an object when: calls together, snapshots alone.
 
-Owns counting what runs, and keeping newcomers out while somebody needs quiet. Leaves why to its users.
 Owns counting what runs, and keeping newcomers out while somebody needs quiet. Leaves the why to its users.
+Invariant: a closed gate admits none but requests nested in one that is inside,
 so waiting never deadlocks on re-entrance (invariant 5).
 Failure behaviour: a time-out or cancellation while waiting for quiet opens the gate again.
 """
@@ -16,6 +16,7 @@ from amino.aio.signal import Signal, Turn
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from amino.aio.clock import Clock
     from amino.contracts.calls import RequestId
 
 
@@ -60,17 +61,18 @@ class Gate:
             self._running[self._tokens] = request
             return self._tokens
 
-    async def enter(self, request: RequestId, timeout_s: float) -> int:
+    async def enter(self, request: RequestId, timeout_s: float, clock: Clock) -> int:
         """Enter as soon as the gate is open.
 
         Raises:
-            TimeoutError: it stayed closed for ``timeout_s`` seconds.
+            TimeoutError: it was closed whenever we came, for ``timeout_s`` seconds.
         """
         token = self.enter_nowait(request)
+        until = clock.monotonic() + timeout_s
         while not token:
             opened = self._open
             if opened is not None:
-                await opened.wait(timeout_s)
+                await opened.wait(max(until - clock.monotonic(), 0.0))
             token = self.enter_nowait(request)
         return token
 

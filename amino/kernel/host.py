@@ -10,9 +10,11 @@ until a slot leader decides.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psutil
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("amino.kernel")
 _RESTORING = "__restore__"
 _CONSTRUCTING = "__init__"
+FENCES_MAX = 16_384
 T = TypeVar("T")
 
 
@@ -118,7 +121,7 @@ class Host:
         self._contexts: dict[tuple[str, str], ReplicaContext] = {}
         self._revisions: dict[tuple[str, str], int] = {}
         self._fences: dict[tuple[str, str], tuple[int, int]] = {}
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, list[None]]] = {}
         self.dispatcher: Dispatcher | None = None
 
     def __repr__(self) -> str:
@@ -234,14 +237,14 @@ class Host:
                 "check that this server sees the same store, or delete it"
             )
 
-        def restore() -> None:
-            with self._invocation(target, _RESTORING):
-                target.restore_sealed(newest[0])
-
         try:
-            await self._parts.run(restore)
+            await self._parts.run(lambda: self._rebuild(target, newest[0]))
         except Invalid as error:
             raise CodeUnavailable(f"the state of {request.microservice} cannot be rebuilt here: {error}") from error
+
+    def _rebuild(self, target: KernelObject, snapshot: bytes | memoryview) -> None:
+        with self._invocation(target, _RESTORING):
+            target.restore_sealed(snapshot)
 
     def _serve(
         self, place: tuple[str, str], target: KernelObject, revision: int, suspects: tuple[str, ...]
@@ -301,7 +304,7 @@ class Host:
             document=request.document,
             fence=request.fence,
         )
-        snapshot = target.snapshot_sealed()
+        snapshot = await self._parts.run(target.snapshot_sealed)
         reply = await self._parts.kernel_at(request.target_address).adopt(adopt, memoryview(snapshot))
         stalled_s = clock.monotonic() - started
         await self._forget(
@@ -332,8 +335,7 @@ class Host:
             target = await self._shell(place, move.target.id, request.document.epoch + 1, request.record)
             self._objects[place] = target
             try:
-                with self._invocation(target, _RESTORING):
-                    target.restore_sealed(snapshot)
+                await self._parts.run(lambda: self._rebuild(target, snapshot))
                 revision = await self._confirmer.switch(
                     self._parts.group_key(*place), request.document, request.fence, target.methods
                 )
@@ -351,8 +353,6 @@ class Host:
             target = self._objects.get(place)
             if target is not None and target.replica == request.replica:
                 await self._drop(place, destroy=request.destroy)
-        if place not in self._objects:
-            self._locks.pop(place, None)
         return Empty()
 
     async def fence(self, request: FenceRequest) -> Empty:
@@ -393,17 +393,26 @@ class Host:
 
     async def aclose(self) -> None:
         """Stop all components and tasks; nothing is destroyed. Idempotent."""
-        for place in list(self._objects):
-            async with self._lock(place):
-                await self._drop(place, destroy=False)
+        await asyncio.gather(*(self._end(place) for place in list(self._objects)))
+
+    async def _end(self, place: tuple[str, str]) -> None:
+        async with self._lock(place):
+            await self._drop(place, destroy=False)
 
     # --- details ---------------------------------------------------------------------------------------------------
 
-    def _lock(self, place: tuple[str, str]) -> asyncio.Lock:
-        lock = self._locks.get(place)
-        if lock is None:
-            lock = self._locks[place] = asyncio.Lock()
-        return lock
+    @asynccontextmanager
+    async def _lock(self, place: tuple[str, str]) -> AsyncIterator[None]:
+        """Run commands for one group one at a time, in order of arrival."""
+        lock, users = self._locks.setdefault(place, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[place]
 
     def _check(self, place: tuple[str, str], fence: Fence) -> None:
         if not self._validity.valid():
@@ -416,6 +425,9 @@ class Host:
                 reason="fenced",
             )
         self._fences[place] = given
+        if len(self._fences) > FENCES_MAX + len(self._objects):
+            for old in itertools.islice((each for each in self._fences if each not in self._objects), 1):
+                del self._fences[old]
 
     def _invocation(self, target: KernelObject, method: str) -> _Running:
         return _Running(self._around, target, method)

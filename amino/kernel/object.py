@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from amino import limits
+from amino.aio.mode import drive
 from amino.aio.signal import Signal
 from amino.contracts.calls import CURRENT, Call, Invocation, Raised, RequestId
 from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
@@ -107,7 +108,7 @@ class KernelObject:
         self._admission = Gate()
         self._mutation = Gate()
         self._answered = AnsweredTable(surroundings.dedup_horizon_s)
-        self._pending: dict[RequestId, Signal[Answer | BaseException] | None] = {}
+        self._pending: dict[RequestId, tuple[int, Signal[Answer | BaseException] | None]] = {}
         self._joining = threading.Lock()
 
     def __repr__(self) -> str:
@@ -153,8 +154,6 @@ class KernelObject:
 
     def seal_nowait(self) -> None:
         """Seal an object that nobody has called yet."""
-        from amino.aio.mode import drive
-
         drive(self._admission.acquire_quiet(0.0))
 
     def unseal(self) -> None:
@@ -163,9 +162,13 @@ class KernelObject:
         self._admission.release_quiet()
 
     def leave(self, moved_to: dict[str, Any]) -> None:
-        """Become gone: calls that wait or come are told ``moved_to`` (may be empty). The object must be sealed."""
+        """Become gone: calls that wait or come are told ``moved_to`` (may be empty).
+
+        The object is sealed, or could not be sealed in time; nobody else seals it.
+        """
         self.moved_to = moved_to
-        self._admission.release_quiet()
+        if self._admission.closed:
+            self._admission.release_quiet()
 
     async def serve(self, call: Call) -> Answer:
         """Admit and run ``call``; returns its encoded outcome, an application error included.
@@ -181,7 +184,8 @@ class KernelObject:
                 raise self._gone()
             if call.flags & READONLY:
                 return await self._pass(call)
-            first = self._join(call.request)
+            self._refuse_reentrant_mutation(call)
+            first = self._join(call)
             if first is not None:
                 return await self._attach(first, call)
             outcome: Answer | BaseException | None = None
@@ -211,29 +215,30 @@ class KernelObject:
         if not admitted:
             return None
         inside = 0
-        begun = False
+        begun = joined = False
         try:
             if self.moved_to is not None:
                 raise self._gone()
             if call.flags & READONLY:
                 begun = True
                 return admitted, 0
-            if request in self._pending:
-                return None
             inside = self._mutation.enter_nowait(request)
             if not inside:
                 return None
-            saved = self._saved(call)
+            joined = self._join(call) is None
+            if not joined:
+                return None
+            saved = self._saved(call)  # after joining: nobody can have run it between the two
             if saved is not None:
                 return saved
-            if self._join(request) is not None:
-                return None
             begun = True
             return admitted, inside
         finally:
             if not begun:
                 if inside:
                     self._mutation.leave(inside)
+                if joined:
+                    self._part(request, call.answer)
                 admission.leave(admitted)
 
     def finish(self, call: Call, begun: Begun) -> Answer:
@@ -265,28 +270,36 @@ class KernelObject:
             self._part(call.request, call.answer)
         self._admission.leave(admitted)
 
-    def _join(self, request: RequestId) -> Signal[Answer | BaseException] | None:
-        """Return None for the first to run ``request``, for others the signal of its outcome."""
+    def _join(self, call: Call) -> Signal[Answer | BaseException] | None:
+        """Return None for the first to run the call's request, for others the signal of its outcome."""
+        request = call.request
         with self._joining:
-            if request not in self._pending:
-                self._pending[request] = None
+            found = self._pending.get(request)
+            if found is None:
+                self._pending[request] = call.digest, None
                 return None
-            signal = self._pending[request]
+            digest, signal = found
+            if digest != call.digest:
+                raise Invalid(
+                    f"request {request} is running as another method or with other arguments; "
+                    "a request id names one call for good"
+                )
             if signal is None:
-                signal = self._pending[request] = Signal()
+                signal = Signal()
+                self._pending[request] = digest, signal
             return signal
 
     def _part(self, request: RequestId, outcome: Answer | BaseException | None) -> None:
         """The first to run ``request`` is done: tell those who wait for it."""
         with self._joining:
-            signal = self._pending.pop(request)
+            _, signal = self._pending.pop(request)
         if signal is not None:
             signal.set(outcome or OutcomeUnknown(f"request {request} was abandoned half-way"))
 
     async def _wait_to_enter(self, call: Call) -> int:
         wait_s = min(self._around.hold_s, call.deadline - self._around.clock.monotonic())
         try:
-            return await self._admission.enter(call.request, max(wait_s, 0.0))
+            return await self._admission.enter(call.request, max(wait_s, 0.0), self._around.clock)
         except TimeoutError:
             raise NotExecuted(
                 f"{self.microservice} on {self._around.server} is being moved or made and did not serve within "
@@ -332,12 +345,12 @@ class KernelObject:
         """The innermost step: the saved answer, or the method itself. Raises ``Raised`` for what the method raised."""
         if call.flags & READONLY:
             return await self._invoke(call)
-        self._refuse_reentrant_mutation(call)
         gate = self._mutation
         token = gate.enter_nowait(call.request)
         if not token:
+            clock = self._around.clock
             try:
-                token = await gate.enter(call.request, max(call.deadline - self._around.clock.monotonic(), 0.0))
+                token = await gate.enter(call.request, max(call.deadline - clock.monotonic(), 0.0), clock)
             except TimeoutError:
                 raise NotExecuted(
                     f"a snapshot of {self.microservice} kept this call waiting until its deadline", reason="deadline"

@@ -141,7 +141,7 @@ class Failovers:
 
     def _finish(self, host: Host, followed: _Followed) -> None:
         """Everything the incarnation held is settled: tell of it, if that is ours to do."""
-        name, incarnation = host
+        name = host[0]
         if followed.reported or not self._leads(slot_of(name)):
             return
         followed.reported = True
