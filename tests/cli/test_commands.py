@@ -130,7 +130,7 @@ def test_a_microservice_is_moved_with_its_state(run, hits):
     assert run("call", hits, "get") == "102\n"
     groups = json.loads(run("locate", hits, "-o", "json"))
     assert [replica["server"] for replica in groups["/"]["replicas"]] == [other]
-    assert "no-such-server" in run("move", hits, "no-such-server", code=1)
+    assert "no-such-server" in run("move", hits, "no-such-server", code=3)
 
 
 def test_servers_are_cordoned_drained_and_opened(run, hits):

@@ -49,6 +49,7 @@ class Failover:
     detect_s: float | None = None
     recover_s: float | None = None
     probed: str = ""
+    incarnation: int = 0
 
 
 class Breaker:
@@ -93,7 +94,7 @@ class Breaker:
             [server.kernel_pid] if failover.kind is FailoverKind.KERNEL else [server.kernel_pid, server.supervisor_pid]
         )
         failover.at = time.monotonic()
-        incarnation = strike()
+        incarnation = failover.incarnation = strike()
         _await_silence(pids, failover.at + _GONE_WITHIN_S)
         with self._probing(failover, probed):
             while time.monotonic() - failover.at < PATIENCE_S:
@@ -106,13 +107,12 @@ class Breaker:
     def repair(self, failover: Failover) -> int:
         """Bring the server back, empty; returns its new incarnation."""
         server = self._local.server(failover.server)
-        before = server.incarnation
         if failover.kind is FailoverKind.SERVER:
             server.wait_ended()
             return int(server.start())
         if failover.kind is FailoverKind.FREEZE:
             server.resume()
-        return int(server.wait_serving(after=before))
+        return int(server.wait_serving(after=failover.incarnation))  # it may serve again long since
 
     def _is_member(self, name: str, incarnation: int) -> bool:
         return any(
