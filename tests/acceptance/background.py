@@ -1,10 +1,16 @@
-"""One call in a thread of its own, while the test breaks something."""
+"""One call in a thread of its own while the test breaks something, and the length of what it breaks."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+
+def let_last(seconds: float) -> None:
+    """Let a fault last so long: its length, or the moment it comes at, is what is tested; nothing is waited for."""
+    time.sleep(max(0.0, seconds))
 
 
 class Background:

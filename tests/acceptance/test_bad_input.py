@@ -183,7 +183,7 @@ def test_calls(unharmed: tuple[LocalCluster, amino.Cluster], figures: Figures) -
     refused(figures, "result that cannot be encoded", strange.give, AminoError, "generator")
     refused(figures, "wrong arguments", lambda: counter.add(1, 2, 3), TypeError, "add")
     refused(figures, "method that does not exist", lambda: untyped.subtract(1), AttributeError, "subtract", "add")
-    refused(figures, "private method", untyped._private, AttributeError, "_private", "public")
+    refused(figures, "private method", lambda: untyped._private("x"), AttributeError, "_private", "public")
     from amino.aio.mode import drive
 
     runtime, target = untyped._amino_runtime, untyped._amino_target

@@ -54,7 +54,7 @@ def test_a_full_disk(small_disk: Path, figures: Figures) -> None:
     ):
         pids = {name: server.kernel_pid for name, server in local.servers.items()}
         blob = client.new(amino.spec(Blob, name="blob", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1)]))
-        memory = client.new(amino.spec(Counter, name="memory"))
+        memory = client.new(amino.spec(Counter, name="memory", on_loss="recreate"))
         assert blob.fill(1000) == 1000
         error = refused(figures, "full disk", lambda: blob.fill(3 << 20), StoreFailed, "fill", "kept in memory")
         assert "No space" in str(error) or "full" in str(error), error
@@ -114,7 +114,7 @@ def test_corrupt_checkpoints(local: LocalCluster, client: amino.Cluster, audit: 
     local.server(host_of(client, "rotten")).kill_kernel()
     eventually(lambda: client.describe("rotten").state, lambda state: state == "lost", 10.0)
     refused(
-        figures, "corrupt checkpoints: call", counter.get, (StateLost, CorruptCheckpoint), "rotten", "restore", "delete"
+        figures, "corrupt checkpoints: call", counter.get, (StateLost, CorruptCheckpoint), ms_id, "restore", "delete"
     )  # type: ignore[arg-type]
     assert other.add() == 2
     client.delete("rotten")

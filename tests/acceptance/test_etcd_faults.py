@@ -14,6 +14,7 @@ from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
 from amino.testing import LocalCluster
 from bench.callers import Called, Callers
 from tests.acceptance.audit import Audit, eventually
+from tests.acceptance.background import let_last
 from tests.acceptance.figures import Figures, rounds, seconds
 from tests.acceptance.services import Counter
 
@@ -113,7 +114,7 @@ def test_the_majority_goes(
             name: calling.enter_context(Callers([functools.partial(_call_within, stub, DEADLINE_S)]))
             for name, stub in stubs.items()
         }
-        time.sleep(max(0.0, away_s - (time.perf_counter() - gone)))  # the length of the outage is the test
+        let_last(away_s - (time.perf_counter() - gone))
         for victim in victims:
             local.etcd.start(victim) if fault == "killed" else local.etcd.thaw(victim)
         back = time.perf_counter()

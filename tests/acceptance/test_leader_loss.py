@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,8 @@ from amino.dm import AtLeastOnceRPC, ExplicitMigration, PeriodicCheckpoint, Seri
 from amino.errors import AlreadyExists, AminoError, NotFound
 from amino.ids import new_id, slot_of
 from amino.testing import LocalCluster
-from tests.acceptance.audit import Audit
-from tests.acceptance.background import Background
+from tests.acceptance.audit import Audit, eventually
+from tests.acceptance.background import Background, let_last
 from tests.acceptance.figures import Figures, rounds
 from tests.acceptance.services import Counter
 from tests.acceptance.test_server_loss import host_of
@@ -29,15 +28,18 @@ TAKES_S = {"create": 0.03, "delete": 0.03, "move": 0.04, "recover": 0.12}
 
 
 def leader_of(client: amino.Cluster, ms_id: str) -> str:
-    """Return the server that leads the slot now."""
-    return next(each.leader for each in client.registry.slots(Empty()).slots if each.slot == slot_of(ms_id))
+    """Return the server that leads the slot, once one does."""
+    slot = slot_of(ms_id)
+    return eventually(
+        lambda: next(each.leader for each in client.registry.slots(Empty()).slots if each.slot == slot), bool, 10.0
+    )
 
 
 def kill_at(local: LocalCluster, name: str, moment_s: float) -> Callable[[], int]:
     """Return what kills a server's kernel process after a moment."""
 
     def kill() -> int:
-        time.sleep(moment_s)  # the random moment is the test
+        let_last(moment_s)
         return local.server(name).kill_kernel()
 
     return kill
@@ -47,14 +49,6 @@ def serve_all(local: LocalCluster, before: dict[str, int]) -> None:
     """Wait until every server serves, those that were killed as a later incarnation."""
     for name, server in local.servers.items():
         server.wait_serving(after=before.get(name, 0))
-
-
-def id_led_by(client: amino.Cluster, accept: Callable[[str], bool]) -> str:
-    """Return a new id whose slot's leader is acceptable."""
-    while True:
-        ms_id = new_id()
-        if accept(leader_of(client, ms_id)):
-            return ms_id
 
 
 def make(client: amino.Cluster, name: str, value: int) -> Any:

@@ -185,6 +185,15 @@ def test_operators(local: LocalCluster, client: amino.Cluster, audit: Audit) -> 
         for number in range(9)
     }
     client.registry.cordon(CordonRequest("s1", cordon=True, why="test"))
+    for server in local.servers.values():  # told by a watch, a moment later
+        seen = eventually(
+            lambda address=server.address: {
+                each.record.name: each.cordoned for each in audit.members_at(address).servers
+            },
+            lambda cordoned: bool(cordoned["s1"]),
+            5.0,
+        )
+        assert seen == {"s1": "test", "s2": "", "s3": ""}
     for number in range(6):
         assert host_of(client, client.new(amino.spec(Counter, on_loss="recreate"))) != "s1", number
     reply = client.registry.drain(DrainRequest("s1"))
