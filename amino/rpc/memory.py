@@ -135,6 +135,10 @@ class MemoryNetwork:
         for end in [end for end in self._ends if end.node == node]:
             end.close(f"process {node} died", silent=silent)
 
+    def is_up(self, node: str) -> bool:
+        """Whether the process ``node`` listens (again)."""
+        return any(listener.node == node for listener in self._listeners.values())
+
     def freeze(self, node: str) -> None:
         """Stop a process: what it sends and receives from now on waits for ``thaw``."""
         self._frozen.setdefault(node, [])

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from amino.wire.frames import FrameParser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import contextvars
+    from collections.abc import Callable
 
     from amino.rpc.memory import MemoryNetwork
     from amino.wire.frames import Buffer, Frame
@@ -125,6 +124,8 @@ class MemoryEnd:
         self._in_transit -= 1
         other = self.other
         if not other.open:
+            if self.network.is_up(other.node):  # a machine that came back knows nothing of this connection
+                self._travel(lambda: self.lose("the connection was reset"))
             return
         if self.network.is_frozen(other.node):
             self.network.hold(other.node, lambda: other.receive(data))

@@ -53,6 +53,8 @@ class AddressBook:
             members = {(s.record.name, s.incarnation): s.record.address for s in membership.servers}
             gone = {key: address for key, address in self._members.items() if key not in members}
             self._members = members
+            for key in members:
+                self._lost.pop(key, None)  # who told us so had a stale list
             for key in gone:
                 self._lost[key] = None
             while len(self._lost) > _LOST_KEPT:
@@ -63,7 +65,7 @@ class AddressBook:
                 self._on_lost(address)
 
     def is_lost(self, server: str, incarnation: int) -> bool:
-        """Whether this incarnation was a member and is not any more."""
+        """Whether this incarnation was a member and is not, as far as this process was told last."""
         return (server, incarnation) in self._lost
 
     def prefer(self, address: str) -> None:

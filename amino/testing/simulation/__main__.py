@@ -1,0 +1,140 @@
+"""``python -m amino.testing.simulation``: many seeds, one verdict.
+
+Owns the command line, spreading seeds over processes, and the report. Leaves simulating to ``run``.
+Invariants: exit code 0 only if every seed ran and nothing was found; each finding comes with its seed, which repeats it.
+Failure behaviour: interrupted, it reports what it has and exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import gc
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from amino.testing.simulation.run import SECONDS, RunReport, run_seed
+
+HOUR_S = 3600.0
+
+
+class Summary(msgspec.Struct):
+    """All seeds together."""
+
+    ok: bool
+    seeds: int
+    simulated_hours: float
+    real_s: float
+    replies: int
+    steps: int
+    findings: list[str]
+    faults: dict[str, int]
+    outcomes: dict[str, int]
+    longest_call_s: float
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m amino.testing.simulation",
+        description="Simulate clusters under load and faults, in virtual time, and check Amino's invariants.",
+    )
+    parser.add_argument("--seeds", type=int, default=15, help="how many seeds (default 15)")
+    parser.add_argument("--first", type=int, default=1, help="the first seed (default 1)")
+    parser.add_argument("--hours", type=float, help=f"simulated hours of all seeds together (default {SECONDS} s each)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write summary and all runs to FILE")
+    return parser.parse_args(given)
+
+
+def _run(seed: int, seconds: float) -> RunReport:
+    logging.disable(logging.CRITICAL)  # thousands of warnings about faults that are wanted
+    gc.disable()
+    try:
+        return run_seed(seed, seconds)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def _reports(seeds: range, seconds: float, jobs: int) -> Iterator[RunReport]:
+    if jobs <= 1:
+        for seed in seeds:
+            yield _run(seed, seconds)
+        return
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_run, seed, seconds) for seed in seeds]
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                yield done.result()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def summarize(reports: Sequence[RunReport], wanted: int, real_s: float) -> Summary:
+    """Return the verdict of ``reports``."""
+    faults: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    for report in reports:
+        faults.update(report.faults)
+        outcomes.update(report.outcomes)
+    findings = [f"seed {report.seed}: {finding}" for report in reports for finding in report.findings]
+    return Summary(
+        ok=not findings and len(reports) == wanted,
+        seeds=len(reports),
+        simulated_hours=sum(report.simulated_s for report in reports) / HOUR_S,
+        real_s=real_s,
+        replies=sum(report.replies for report in reports),
+        steps=sum(report.steps for report in reports),
+        findings=findings,
+        faults=dict(sorted(faults.items())),
+        outcomes=dict(sorted(outcomes.items())),
+        longest_call_s=max((report.longest_s for report in reports), default=0.0),
+    )
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _arguments(given)
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seconds = SECONDS if arguments.hours is None else arguments.hours * HOUR_S / max(arguments.seeds, 1)
+    console = Console(stderr=True)
+    reports: list[RunReport] = []
+    began, code = time.perf_counter(), 0
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("simulating", total=arguments.seeds)
+            for report in _reports(seeds, seconds, arguments.jobs):
+                reports.append(report)
+                progress.advance(task)
+                for finding in report.findings:
+                    progress.console.print(f"seed {report.seed}: {finding}", markup=False, highlight=False)
+    except KeyboardInterrupt:
+        code = 130
+    reports.sort(key=lambda report: report.seed)
+    summary = summarize(reports, arguments.seeds, time.perf_counter() - began)
+    if arguments.json is not None:
+        document = {"summary": summary, "runs": reports}
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    verdict = "all invariants held" if summary.ok else f"{len(summary.findings)} findings"
+    console.print(
+        f"{verdict}: {summary.simulated_hours:.1f} simulated hours of {summary.seeds} seeds, "
+        f"{sum(summary.faults.values()):,} faults, {summary.replies:,} replies, in {summary.real_s:.0f} s"
+    )
+    return code or (0 if summary.ok else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
