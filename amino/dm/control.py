@@ -71,10 +71,9 @@ def control(stub: Any, manager: type[Manager]) -> Any:
     runtime, target = stub._amino_runtime, stub._amino_target  # noqa: SLF001 - stubs keep names out of the user's way
     if runtime is None:
         raise Invalid(f"{stub!r} belongs to no cluster here; use cluster.bind(stub)")
-    if target.location is None:
-        drive(runtime.methods(target))
-    assert target.location is not None
-    chain = [dm.name for dm in target.location.spec.dms]
+    drive(runtime.methods(target))
+    location = target.location
+    chain = [dm.name for dm in location.spec.dms] if location is not None else []
     if manager.__name__ not in chain:
         raise Invalid(f"{stub!r} is not managed by {manager.__name__}; its chain is {chain or 'empty'}")
     return kind(ControlContext(runtime, target.microservice))

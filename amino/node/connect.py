@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 import uuid
+import weakref
 from typing import TYPE_CHECKING
 
 from amino.aio.clock import RealClock
@@ -100,8 +102,9 @@ class _Client:
         )
         self.cluster = Cluster(self.runtime, self.close)
         self._follower = _Follower(self.transport, self.addresses)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
+        self._closed = False
+        if hasattr(os, "register_at_fork"):  # for good: it must not keep a client that nobody uses any more
+            os.register_at_fork(after_in_child=functools.partial(_forked, weakref.ref(self)))
 
     async def reach(self, timeout_s: float) -> None:
         """Learn the members from the first server that answers."""
@@ -124,7 +127,10 @@ class _Client:
         if failure:
             raise failure[0]
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
+        """Become another client: this is the child of the process that connected."""
+        if self._closed:
+            return
         client_id = _client_id()
         self.transport.announce(client_id=client_id)
         self.runtime.renew(client_id)
@@ -133,6 +139,7 @@ class _Client:
 
     def close(self) -> None:
         """Release everything. Idempotent."""
+        self._closed = True
         self.runtime.close()
         self._follower.stop()
         if on_loop():
@@ -145,6 +152,12 @@ class _Client:
     async def _aclose(self) -> None:
         await self.transport.aclose()
         await self._telemetry.aclose(2.0)
+
+
+def _forked(client: weakref.ref[_Client]) -> None:
+    alive = client()
+    if alive is not None:
+        alive.forked()
 
 
 class _Follower:
@@ -177,6 +190,8 @@ class _Follower:
 
     async def _follow(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self._stopping:  # told to before there was anything to cancel
+            return
         await Following(self._transport, self._addresses).run()
 
 

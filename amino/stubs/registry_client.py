@@ -126,7 +126,10 @@ class RegistryClient:
         if not address:
             assert self._local is not None
             registry, loop = self._local
-            return await on(loop, getattr(registry, method)(request), remaining)
+            try:
+                return await on(loop, getattr(registry, method)(request), remaining)
+            except TimeoutError:  # cancelled half-way: what it had begun is finished or undone by the reconciler
+                raise OutcomeUnknown(f"{method} had not ended here within {remaining:.1f} s; ask again") from None
         own = getattr(request, "timeout_s", 0.0) or getattr(request, "wait_s", 0.0)
         return await call_system(
             self._transport,

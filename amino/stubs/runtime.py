@@ -144,6 +144,7 @@ class Runtime:
         self._compose = compose
         self._local = local
         self._targets: dict[str, Target] = {}
+        self._given_out = 0
         self._trusted: dict[str, bool] = {}
 
     def __repr__(self) -> str:
@@ -155,14 +156,15 @@ class Runtime:
         """Return what is remembered of a microservice."""
         target = self._targets.get(microservice)
         if target is None:
-            target = self._targets.setdefault(microservice, Target(microservice, name))
+            target = self._targets.setdefault(microservice, Target(microservice, name, self._given_out))
         return target
 
     def forget(self, microservice: str) -> None:
-        """Drop what is remembered; a later call looks it up afresh."""
+        """Drop what is remembered; a later call looks it up afresh, under sequences that were never used."""
         target = self._targets.pop(microservice, None)
         if target is not None:
             target.location = None
+            self._given_out = max(self._given_out, target.last)
 
     def bind(self, reference: Reference) -> Any:
         """Return a stub for a ref that came in a value."""
@@ -178,14 +180,15 @@ class Runtime:
 
     def known_methods(self, target: Target) -> dict[str, int] | None:
         """Return a microservice's methods if its location is cached."""
-        return target.location.methods if target.location is not None else None
+        location = target.location
+        return location.methods if location is not None else None
 
     async def methods(self, target: Target) -> dict[str, int]:
         """Return a microservice's public methods."""
-        if target.location is None:
-            await self._locate(target, "/", self.clock.monotonic() + limits.DEADLINE_S_DEFAULT)
-        assert target.location is not None
-        return target.location.methods
+        location = target.location
+        if location is None:
+            location = await self._locate(target, "/", self.clock.monotonic() + limits.DEADLINE_S_DEFAULT)
+        return location.methods
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -275,7 +278,8 @@ class Runtime:
         self._targets = {}
 
     async def _observed(self, forward: Forward, target: Target, call: Call) -> Any:
-        cls = target.location.spec.cls.rpartition(":")[2] if target.location is not None else "?"
+        location = target.location
+        cls = location.spec.cls.rpartition(":")[2] if location is not None else "?"
         label = f"{cls}.{call.method}"
         return await observed(
             self.telemetry,
@@ -289,13 +293,12 @@ class Runtime:
         )
 
     async def _compose_for(self, target: Target, deadline: float) -> Forward:
-        if target.location is None:
-            await self._locate(target, "/", deadline)
         location = target.location
-        assert location is not None
-        innermost = _Sender(self, target).send
-        target.forward = self._compose(location.spec.dms, ClientWorld(self, target), innermost)
-        return target.forward
+        if location is None:
+            location = await self._locate(target, "/", deadline)
+        forward = self._compose(location.spec.dms, ClientWorld(self, target), _Sender(self, target).send)
+        target.chain, target.forward = location.spec.dms, forward
+        return forward
 
     def close(self) -> None:
         """End all calls: those in flight are not repeated, later ones raise ``ClusterUnavailable``. Idempotent."""
@@ -431,13 +434,13 @@ class Runtime:
     def learn(self, location: Location) -> Target:
         """Take over a location that an answer carried."""
         target = self.target(location.microservice, location.spec.name)
-        if target.location is not None and target.location.spec.dms != location.spec.dms:
+        if target.forward is not None and target.chain != location.spec.dms:
             target.forward = None
         target.location = location
         target.stale = None
         return target
 
-    async def _locate(self, target: Target, path: str, deadline: float) -> None:
+    async def _locate(self, target: Target, path: str, deadline: float) -> Location:
         stale: dict[str, int] = {}
         incarnation: tuple[str, int] | None = None
         avoid = ""
@@ -448,7 +451,7 @@ class Runtime:
         remaining = deadline - self.clock.monotonic()
         if remaining <= 0:
             raise NotExecuted(f"{target.microservice} was not found before the deadline", reason="deadline")
-        location = await self.registry.call(
+        location: Location = await self.registry.call(
             "locate",
             LocateRequest(
                 microservice=target.microservice,
@@ -460,6 +463,7 @@ class Runtime:
             avoid=avoid,
         )
         self.learn(location)
+        return location
 
     def is_stale(self, target: Target, call: Call, error: NotExecuted) -> bool:
         """Update what is remembered after ``error``; returns whether a newer location is at hand, from it or another call."""
@@ -468,14 +472,14 @@ class Runtime:
         if found is not None and found[0].epoch > call.sent_epoch:
             return True  # another call has found it already; doubting that one would wait for a next that never comes
         details = error.details
-        if found is not None and "replica" in details and target.location is not None:
+        location = target.location
+        if found is not None and "replica" in details and location is not None:
             group, replica = found
             moved = ReplicaLocation(
                 str(details["replica"]), str(details["server"]), int(details["incarnation"]), str(details["address"])
             )
             if int(details["epoch"]) > group.epoch:
-                groups = {**target.location.groups, path: GroupLocation(int(details["epoch"]), (moved,), group.primary)}
-                location = target.location
+                groups = {**location.groups, path: GroupLocation(int(details["epoch"]), (moved,), group.primary)}
                 target.location = Location(location.microservice, location.spec, groups, location.methods)
                 return True
         if found is not None and error.reason not in {"overloaded", "deadline", "moving", "not-ready"}:

@@ -11,6 +11,7 @@ Failure behaviour: calling a blocking method on a running event loop raises at o
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -86,12 +87,12 @@ class DynamicStub(Stub):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{name} is not public; only public methods can be called from outside")
-        runtime = _runtime_of(self)
-        methods = runtime.known_methods(self._amino_target)
+        runtime, target = _home_of(self)
+        methods = runtime.known_methods(target)
         if methods is None:
             if on_loop():
                 return _undecided(self, name)
-            methods = drive(runtime.methods(self._amino_target))
+            methods = drive(runtime.methods(target))
         if name not in methods:
             raise AttributeError(f"{self!r} has no public method {name!r}; it has {', '.join(sorted(methods))}")
         return functools.partial(_method(name, methods[name]), self)
@@ -99,26 +100,29 @@ class DynamicStub(Stub):
 
 def _undecided(stub: DynamicStub, name: str) -> Callable[..., Awaitable[Any]]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        return await _runtime_of(stub).invoke(stub._amino_target, name, 0, args, kwargs)
+        runtime, target = _home_of(stub)
+        return await runtime.invoke(target, name, 0, args, kwargs)
 
     call.__amino_async__ = call  # type: ignore[attr-defined]
     return call
 
 
-def _runtime_of(stub: Stub) -> Runtime:
-    runtime = stub._amino_runtime
-    if runtime is None:
-        current = CURRENT.get()
-        if current is None:
-            raise Invalid(f"{stub!r} belongs to no cluster here; use cluster.bind(stub) after amino.connect")
-        runtime = cast("Runtime", current.runtime)
-    return runtime
+def _home_of(stub: Stub) -> tuple[Runtime, Target]:
+    """Return the runtime that calls through ``stub``, and its target there; unbound stubs borrow the method's they are in."""
+    runtime, target = stub._amino_runtime, stub._amino_target
+    if runtime is not None:
+        return runtime, target
+    current = CURRENT.get()
+    if current is None:
+        raise Invalid(f"{stub!r} belongs to no cluster here; use cluster.bind(stub) after amino.connect")
+    runtime = cast("Runtime", current.runtime)
+    return runtime, runtime.target(target.microservice, target.name)
 
 
 def _method(name: str, flags: int) -> Callable[..., Any]:
     async def asynchronous(self: Stub, *args: Any, **kwargs: Any) -> Any:
-        runtime = self._amino_runtime or _runtime_of(self)
-        return await runtime.invoke(self._amino_target, name, flags, args, kwargs)
+        runtime, target = _home_of(self)
+        return await runtime.invoke(target, name, flags, args, kwargs)
 
     if flags & ASYNC:
         function: Callable[..., Any] = asynchronous
@@ -127,8 +131,8 @@ def _method(name: str, flags: int) -> Callable[..., Any]:
         def blocking(self: Stub, *args: Any, **kwargs: Any) -> Any:
             if on_loop():
                 raise _on_a_loop(f"{type(self).__name__}.{name}")
-            runtime = self._amino_runtime or _runtime_of(self)
-            return drive(runtime.invoke(self._amino_target, name, flags, args, kwargs))
+            runtime, target = _home_of(self)
+            return drive(runtime.invoke(target, name, flags, args, kwargs))
 
         function = blocking
     function.__name__ = name
@@ -188,7 +192,7 @@ def aio(method: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     bound: tuple[Any, ...] = ()
     if isinstance(function, functools.partial):
         function, bound = function.func, function.args
-    elif hasattr(function, "__self__"):
+    elif inspect.ismethod(function):
         function, bound = function.__func__, (function.__self__,)
     asynchronous = getattr(function, "__amino_async__", None)
     if asynchronous is None:

@@ -12,26 +12,41 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from amino.contracts.calls import Forward
+    from amino.contracts.documents import DmSpec
     from amino.contracts.services import GroupLocation, Location, ReplicaLocation
 
 
 class Target:
-    """The caller's state for one microservice."""
+    """The caller's state for one microservice.
 
-    __slots__ = ("_lock", "_outstanding", "_sequence", "forward", "location", "microservice", "name", "stale")
+    Args:
+        after: sequences given out are higher.
 
-    def __init__(self, microservice: str, name: str = "") -> None:
+    Attributes:
+        chain: what ``forward`` was composed of.
+        stale: server, incarnation, address and epoch that are known to be out of date.
+    """
+
+    __slots__ = ("_lock", "_outstanding", "_sequence", "chain", "forward", "location", "microservice", "name", "stale")
+
+    def __init__(self, microservice: str, name: str = "", after: int = 0) -> None:
         self.microservice = microservice
         self.name = name
         self.location: Location | None = None
         self.forward: Forward | None = None
+        self.chain: tuple[DmSpec, ...] = ()
         self.stale: tuple[str, int, str, int] | None = None
         self._lock = threading.Lock()
-        self._sequence = 0
+        self._sequence = after
         self._outstanding: dict[int, None] = {}
 
     def __repr__(self) -> str:
         return f"Target({self.microservice}, {len(self._outstanding)} calls outstanding)"
+
+    @property
+    def last(self) -> int:
+        """The highest sequence given out."""
+        return self._sequence
 
     def begin(self) -> tuple[int, int]:
         """Start a call; returns (sequence, floor)."""

@@ -15,7 +15,11 @@ from tests.etcd_fixtures import etcd_binaries, memory_folder
 @pytest.fixture(scope="session", autouse=True)
 def grpc_poller():
     """Start gRPC's polling thread, one per process and never ended, so that no single test has left it behind."""
-    init_grpc_aio()
+
+    async def begin():  # on a loop: whether this thread has one depends on the tests that ran before
+        init_grpc_aio()
+
+    asyncio.run(begin())
 
 
 @pytest.fixture(scope="session")

@@ -89,18 +89,39 @@ class _Checkpointer(ServerBase):
 
     async def _with_rollback(self, call: Call, forward: Forward) -> Any:
         context = self._context
-        await self._rolling_back.acquire(max(call.deadline - context.clock.monotonic(), 0.0))
         try:
-            before = await context.object.snapshot()
+            await self._rolling_back.acquire(max(call.deadline - context.clock.monotonic(), 0.0))
+        except TimeoutError:
+            raise NotExecuted(
+                f"{call.method} waited until its deadline for calls before it, which may have to be rolled back",
+                reason="deadline",
+            ) from None
+        try:
+            try:
+                before = await context.object.snapshot()
+            except TimeoutError:
+                raise NotExecuted(
+                    f"the state of {context.microservice} could not be kept for a rollback: it is in use; retry",
+                    reason="moving",
+                ) from None
             try:
                 result = await forward(call)
-            except Raised:
-                await context.object.restore(before)
+            except Raised as raised:
+                await self._roll_back(call, before, raised)
                 raise
         finally:
             self._rolling_back.release()
         await self._cover(call)
         return result
+
+    async def _roll_back(self, call: Call, before: bytes, raised: Raised) -> None:
+        try:
+            await self._context.object.restore(before)
+        except (TimeoutError, AminoError) as error:
+            raise OutcomeUnknown(
+                f"{call.method} raised {raised.error!r} and could not be rolled back ({error or 'the object is in use'}); "
+                "read the state and decide"
+            ) from raised.error
 
     async def _cover(self, call: Call) -> None:
         every = self._options.every

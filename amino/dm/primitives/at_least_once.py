@@ -31,7 +31,8 @@ class AtLeastOnceRPC(Manager, frozen=True, kw_only=True):
     the object was re-created. An application error is never repeated.
 
     Args:
-        timeout_s: seconds for all attempts together, at most the call's own deadline (0 to 3600).
+        timeout_s: seconds after the first send within which attempts begin (0 to 3600); the call's own deadline ends all of
+            them.
         backoff_initial_s, backoff_max_s, multiplier: waits between attempts, with full jitter.
     """
 
