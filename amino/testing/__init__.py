@@ -10,12 +10,23 @@ import typing
 
 if typing.TYPE_CHECKING:
     from amino.testing.local_cluster import LocalCluster, LocalEtcd, LocalServer
+    from amino.testing.simulation import SimulatedClient, SimulatedCluster, SimulatedServer, simulate
 
-__all__ = ["LocalCluster", "LocalEtcd", "LocalServer"]
+_SIMULATION = ("SimulatedClient", "SimulatedCluster", "SimulatedServer", "simulate")
+__all__ = [
+    "LocalCluster",
+    "LocalEtcd",
+    "LocalServer",
+    "SimulatedClient",
+    "SimulatedCluster",
+    "SimulatedServer",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> typing.Any:
     """Load parts when first used: the pytest plugin is loaded in every test session of every project."""
-    if name in __all__:
-        return getattr(importlib.import_module("amino.testing.local_cluster"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "amino.testing.simulation" if name in _SIMULATION else "amino.testing.local_cluster"
+    return getattr(importlib.import_module(module), name)

@@ -144,6 +144,8 @@ class Watchtower:
         self._answers[key] = answered
         if not here:
             self.find(1, f"{who} answered for {head.microservice} at epoch {head.epoch}; it is at {document.replicas}")
+        elif not here[0].confirmed and not resumed:
+            self.find(1, f"{who} answered for {head.microservice} before its placement was confirmed: {here[0]}")
         elif head.epoch < document.epoch and here[0].confirmed and not resumed:
             self.find(2, f"{who} answered for {head.microservice} at epoch {head.epoch}, it is {document.epoch} now")
 

@@ -268,10 +268,12 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         Deadlock: nothing could happen any more. RuntimeError: tasks outside of simulated processes were left behind.
     """
     loop = VirtualLoop()
+    task = loop.create_task(main(loop))
     try:
         try:
-            return loop.run_until_complete(main(loop))
+            return cast("T", loop.run_until_complete(task))
         finally:
+            task.cancel()
             loop.run_until_complete(_end_processes(loop))
             loop.run_until_complete(loop.shutdown_asyncgens())
             left = asyncio.all_tasks(loop)

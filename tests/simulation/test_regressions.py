@@ -1,0 +1,61 @@
+"""What simulations have found, each as a scenario of its own."""
+
+import asyncio
+
+import pytest
+
+import amino
+from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
+from amino.errors import OutcomeUnknown
+from amino.rpc.handshake import NodeInfo
+from amino.testing.simulation import simulate
+from amino.wire.frames import FrameKind
+from tests.simulation.services import Counter
+
+SPEC = amino.spec(Counter, name="hits", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1), SerializableRPC()])
+
+
+def test_a_client_calls_a_live_server_again_once_a_stale_list_is_corrected():
+    """Seed 2 of the first sample: a server with a stale list told a client that another was lost, and it believed it for good."""
+
+    async def main(cluster):
+        client = cluster.client()
+        counter = await amino.aio(client.cluster.new)(SPEC)
+        await amino.aio(counter.add)()
+        (host,) = [server for server in cluster.servers.values() if len(server.kernel.server.host)]
+        key = cluster.keys.server(host.name)
+        for server in cluster.servers.values():
+            directory = server.kernel.server.oms.directory
+            record = directory.servers_cache.get(key)
+            server.kernel.process.run(directory._server_changed, key, None, record)
+        await cluster.until(lambda: client.runtime.addresses.is_lost(host.name, host.kernel.incarnation), 2.0)
+        for server in cluster.servers.values():
+            directory = server.kernel.server.oms.directory
+            record = directory.servers_cache.get(key)
+            server.kernel.process.run(directory._server_changed, key, record, None)
+        with amino.deadline(3.0):
+            assert await amino.aio(counter.add)() == 2
+        assert not client.runtime.addresses.is_lost(host.name, host.kernel.incarnation)
+
+    simulate(main, 2)
+
+
+def test_a_machine_that_came_back_resets_connections_it_does_not_know():
+    """A frame on a connection of a process that is gone is answered by a reset once its machine is up again."""
+
+    async def main(cluster):
+        transport = cluster.network.transport(NodeInfo("probe", "client"))
+        machine = cluster.servers["s1"]
+        peer = await transport.peer(machine.address, timeout_s=1.0)
+        assert peer.name == "s1"
+        machine.crash_machine(silent=True)
+        await asyncio.sleep(5.0)
+        machine.start()
+        await cluster.wait_serving(30.0, "s1")
+        at = cluster.loop.now
+        with pytest.raises(OutcomeUnknown):
+            await transport.request(machine.address, FrameKind.SYSTEM, b"", timeout_s=20.0)
+        await transport.aclose()
+        return cluster.loop.now - at
+
+    assert simulate(main, 3) < 1.0
