@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psutil
 
 from amino import limits
+from amino.aio.tasks import TaskOwner
 from amino.contracts.calls import CURRENT, Invocation, RequestId
 from amino.contracts.documents import Move
 from amino.contracts.services import (
@@ -43,6 +44,7 @@ from amino.errors import (
 )
 from amino.kernel.context import ReplicaContext
 from amino.kernel.object import KernelObject, Recovery
+from amino.kernel.whole import whole
 from amino.marks import method_table
 from amino.wire import codec
 
@@ -123,6 +125,7 @@ class Host:
         self._fences: dict[tuple[str, str], tuple[int, int]] = {}
         self._locks: dict[tuple[str, str], tuple[asyncio.Lock, list[None]]] = {}
         self.dispatcher: Dispatcher | None = None
+        self.commands = TaskOwner(f"commands to {surroundings.server}")
 
     def __repr__(self) -> str:
         return f"Host({self._around.server}, {len(self._objects)} replicas)"
@@ -136,6 +139,7 @@ class Host:
 
     # --- commands --------------------------------------------------------------------------------------------------
 
+    @whole
     async def instantiate(self, request: InstantiateRequest) -> InstantiateReply:
         """See ``contracts.services.Kernel.instantiate``."""
         place = (request.microservice, request.path)
@@ -175,10 +179,10 @@ class Host:
             self._revisions[place] = await self._confirmer.confirm(
                 self._parts.group_key(*place), request.document, request.replica, request.fence, target.methods
             )
-            await target.chain.on_start()
         except BaseException:
             await self._discard(place)
             raise
+        await self._begin(target)
         if request.document.trace and (request.source != "construct" or request.document.constructed):
             target.recovery = Recovery(request.document.trace, int(self._around.clock.wall() * 1e9))
         return target
@@ -270,6 +274,7 @@ class Host:
         for boundary in (_CONSTRUCTING, _RESTORING):
             completed(boundary)
 
+    @whole
     async def transfer(self, request: TransferRequest) -> TransferReply:
         """See ``contracts.services.Kernel.transfer``."""
         place = (request.microservice, request.path)
@@ -319,6 +324,7 @@ class Host:
         )
         return TransferReply(reply.document_revision, stalled_s)
 
+    @whole
     async def adopt(self, request: AdoptRequest, snapshot: memoryview) -> InstantiateReply:
         """See ``contracts.services.Kernel.adopt``."""
         place = (request.microservice, request.path)
@@ -339,12 +345,13 @@ class Host:
                 revision = await self._confirmer.switch(
                     self._parts.group_key(*place), request.document, request.fence, target.methods
                 )
-                await target.chain.on_start()
             except BaseException:
                 await self._discard(place)
                 raise
+            await self._begin(target)
             return self._serve(place, target, revision, ())
 
+    @whole
     async def retire(self, request: RetireRequest) -> Empty:
         """See ``contracts.services.Kernel.retire``."""
         place = (request.microservice, request.path)
@@ -393,6 +400,7 @@ class Host:
 
     async def aclose(self) -> None:
         """Stop all components and tasks; nothing is destroyed. Idempotent."""
+        await self.commands.aclose()
         await asyncio.gather(*(self._end(place) for place in list(self._objects)))
 
     async def _end(self, place: tuple[str, str]) -> None:
@@ -458,6 +466,14 @@ class Host:
         context = self._contexts.pop(place, None)
         if context is not None:
             await context.aclose()
+
+    async def _begin(self, target: KernelObject) -> None:
+        """Start the components of a replica that is confirmed, and so serves whatever they say."""
+        try:
+            await target.chain.on_start()
+        except Exception as error:  # noqa: BLE001 - a manager's fault, which its owner must hear of
+            _log.exception("a component of %s failed to start", target.microservice)
+            self._parts.event("component-failed", target.microservice, f"on_start: {type(error).__name__}: {error}")
 
     async def _discard(self, place: tuple[str, str]) -> None:
         try:
