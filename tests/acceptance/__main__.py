@@ -40,7 +40,8 @@ def main() -> int:
         if options.full:
             environment |= {"AMINO_ACCEPTANCE_ROUNDS": str(FULL_ROUNDS), "AMINO_ACCEPTANCE_SLACK": "1"}
         began = time.monotonic()
-        code, summary = _run(pytest_arguments or ["tests/acceptance"], environment)
+        chosen = any(not each.startswith("-") for each in pytest_arguments)
+        code, summary = _run([*pytest_arguments, *([] if chosen else ["tests/acceptance"])], environment)
         took_s = time.monotonic() - began
         figures = [json.loads(line) for line in noted.read_text(encoding="utf-8").splitlines()]
     tests = {outcome: int(count) for count, outcome in _COUNTS.findall(summary)}
