@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from amino.aio.tasks import TaskOwner
     from amino.aio.workers import InlineWorkers, Workers
     from amino.contracts.calls import CallHead
-    from amino.kernel.object import Begun, KernelObject, Surroundings
+    from amino.kernel.object import Begun, KernelObject
+    from amino.kernel.surroundings import Surroundings
     from amino.rpc.port import Inbound
     from amino.telemetry.trace import Telemetry
     from amino.wire.codec import Buffer

@@ -21,7 +21,6 @@ import psutil
 
 from amino import limits
 from amino.aio.tasks import TaskOwner
-from amino.contracts.calls import CURRENT, Invocation, RequestId
 from amino.contracts.documents import Move
 from amino.contracts.services import (
     AdoptRequest,
@@ -44,6 +43,7 @@ from amino.errors import (
 )
 from amino.kernel.context import ReplicaContext
 from amino.kernel.object import KernelObject, Recovery
+from amino.kernel.running import Running, construction_failed
 from amino.kernel.whole import whole
 from amino.marks import method_table
 from amino.wire import codec
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from amino.contracts.services import Fence, FenceRequest, Kernel, RetireRequest, TransferRequest
     from amino.kernel.confirm import Confirmer
     from amino.kernel.dispatcher import Dispatcher, Validity
-    from amino.kernel.object import Surroundings
+    from amino.kernel.surroundings import Surroundings
 
 _log = logging.getLogger("amino.kernel")
 _RESTORING = "__restore__"
@@ -227,7 +227,7 @@ class Host:
         except AminoError as error:
             raise ConstructionFailed(f"the arguments of {request.record.spec.cls} cannot be used: {error}") from error
         except (Exception, SystemExit) as error:
-            raise _construction_failed(request.record.spec.cls, error) from error
+            raise construction_failed(request.record.spec.cls, error) from error
         await target.chain.on_create()
 
     async def _restore(self, target: KernelObject, request: InstantiateRequest) -> None:
@@ -437,8 +437,8 @@ class Host:
             for old in itertools.islice((each for each in self._fences if each not in self._objects), 1):
                 del self._fences[old]
 
-    def _invocation(self, target: KernelObject, method: str) -> _Running:
-        return _Running(self._around, target, method)
+    def _invocation(self, target: KernelObject, method: str) -> Running:
+        return Running(self._around, target, method)
 
     async def _drop(self, place: tuple[str, str], *, destroy: bool) -> None:
         """End a replica: briefly wait for running calls, then let none of the rest answer."""
@@ -480,45 +480,3 @@ class Host:
             await self._forget(place, {})
         except Exception:  # noqa: BLE001 - the error that led here is the one to report
             _log.exception("dropping a replica of %s that did not come to be failed", place[0])
-
-
-class _Running:
-    """The context in which constructors and restores run: ``amino.current()`` works, deaths are noted."""
-
-    def __init__(self, around: Surroundings, target: KernelObject, method: str) -> None:
-        self._around = around
-        self._target = target
-        self._method = method
-
-    def __enter__(self) -> None:
-        around, target = self._around, self._target
-        self._token = CURRENT.set(
-            Invocation(
-                around.runtime,
-                target.microservice,
-                target.replica,
-                target.path,
-                RequestId(f"{self._method}", target.microservice, 0),
-                0,
-                around.clock.monotonic() + limits.DEADLINE_S_DEFAULT,
-                around.server,
-                around.incarnation,
-                around.labels,
-            )
-        )
-        self._finding = codec.FIND_CLASS.set(target.find_class)
-        self._cell = around.board.enter(target.microservice, self._method)
-
-    def __exit__(self, *exc: object) -> None:
-        self._around.board.leave(self._cell)
-        codec.FIND_CLASS.reset(self._finding)
-        CURRENT.reset(self._token)
-
-
-def _construction_failed(cls: str, error: BaseException) -> ConstructionFailed:
-    head, _ = codec.encode_exception(error, trusted=False)
-    failure = codec.decode_exception(head, [], trusted=False)
-    details = getattr(failure, "details", {})
-    return ConstructionFailed(
-        f"the constructor of {cls} raised {failure}; nothing was created. Mend the class or its arguments", **details
-    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amino import limits
 from amino.aio.mode import drive
@@ -21,40 +21,15 @@ from amino.contracts.calls import CURRENT, Call, Invocation, Raised, RequestId
 from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
 from amino.kernel.answered import Answer, AnsweredTable
 from amino.kernel.gate import Gate
+from amino.kernel.outcomes import decode_answer, encode_failure, encode_result, reading_by
 from amino.marks import ASYNC, READONLY
 from amino.wire import codec
-from amino.wire.frames import Status, encode_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from amino.aio.clock import Clock
     from amino.contracts.component import ServerChain
-
-
-class FlightBoard(Protocol):
-    """Where running methods are noted, so that a process's death can be laid at somebody's door."""
-
-    def enter(self, microservice: str, method: str) -> int:
-        """Note that ``method`` starts; returns a cell for ``leave``."""
-        ...
-
-    def leave(self, cell: int) -> None:
-        """Note that it ended."""
-        ...
-
-
-class Surroundings(Protocol):
-    """What an object needs from the process it lives in."""
-
-    clock: Clock
-    board: FlightBoard
-    runtime: Any
-    server: str
-    incarnation: int
-    labels: dict[str, str]
-    hold_s: float
-    dedup_horizon_s: float
+    from amino.kernel.surroundings import Surroundings
 
 
 class Recovery(NamedTuple):
@@ -134,7 +109,7 @@ class KernelObject:
         self.instance = instance
         if self.find_class is not None:  # results of nested calls are read by the code of this object too
             self._bound = {
-                name: _reading_by(self.find_class, getattr(instance, name), flags)
+                name: reading_by(self.find_class, getattr(instance, name), flags)
                 for name, flags in self.methods.items()
             }
 
@@ -336,10 +311,10 @@ class KernelObject:
         except Raised as raised:
             if call.answer is not None and raised.error is call.result:
                 return call.answer  # type: ignore[no-any-return]
-            return _encode_failure(raised.error, call)
+            return encode_failure(raised.error, call)
         if call.answer is not None and result is call.result:
             return call.answer  # type: ignore[no-any-return]
-        return _encode_result(result, call)
+        return encode_result(result, call)
 
     async def _execute(self, call: Call) -> Any:
         """The innermost step: the saved answer, or the method itself. Raises ``Raised`` for what the method raised."""
@@ -359,7 +334,7 @@ class KernelObject:
             saved = self._saved(call)
             if saved is not None:
                 with codec.finding(self.find_class):
-                    return _decode_answer(saved, call, self._around.runtime)
+                    return decode_answer(saved, call, self._around.runtime)
             try:
                 return await self._invoke(call)
             finally:
@@ -423,7 +398,7 @@ class KernelObject:
             self._around.board.leave(cell)
             CURRENT.reset(token)
         call.executed = True
-        call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+        call.answer = encode_failure(call.result, call) if call.raised else encode_result(call.result, call)
 
     async def _run_async(self, call: Call) -> None:
         """Run an ``async def`` method and encode its outcome into ``call.answer``."""
@@ -438,7 +413,7 @@ class KernelObject:
             self._around.board.leave(cell)
             CURRENT.reset(token)
         call.executed = True
-        call.answer = _encode_failure(call.result, call) if call.raised else _encode_result(call.result, call)
+        call.answer = encode_failure(call.result, call) if call.raised else encode_result(call.result, call)
 
     async def _invoke(self, call: Call) -> Any:
         if call.flags & ASYNC:
@@ -509,46 +484,3 @@ class KernelObject:
         self._answered.restore(state["answered"], self._around.clock.monotonic())
         self.mutations = state["mutations"]
         self.chain.on_restore(state["components"])
-
-
-def _reading_by(find_class: codec.FindClass, method: Callable[..., Any], flags: int) -> Callable[..., Any]:
-    if flags & ASYNC:
-
-        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-            with codec.finding(find_class):
-                return await method(*args, **kwargs)
-
-        return asynchronous
-
-    def blocking(*args: Any, **kwargs: Any) -> Any:
-        with codec.finding(find_class):
-            return method(*args, **kwargs)
-
-    return blocking
-
-
-def _encode_result(result: Any, call: Call) -> Answer:
-    try:
-        number, segments = codec.encode(result, trusted=call.peer_trusted)
-    except AminoError as error:
-        return Answer(Status.ERROR, encode_error(error), ())
-    return Answer(Status.OK, _CODECS[number], tuple(map(bytes, segments)))
-
-
-def _encode_failure(error: BaseException, call: Call) -> Answer:
-    head, segments = codec.encode_exception(error, trusted=call.peer_trusted)
-    return Answer(Status.APPLICATION_ERROR, head, tuple(map(bytes, segments)))
-
-
-def _decode_answer(answer: Answer, call: Call, runtime: Any) -> Any:
-    """Return (or raise) what a saved answer says, as the method would have."""
-    status, head, segments = answer
-    if status == Status.APPLICATION_ERROR:
-        call.result = codec.decode_exception(head, segments, trusted=True, binding=runtime)
-        raise Raised(call.result)
-    if status == Status.OK:
-        call.result = codec.decode(head[0], segments, trusted=True, binding=runtime)
-    return call.result
-
-
-_CODECS = [bytes([number]) for number in range(3)]

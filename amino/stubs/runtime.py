@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from amino import limits
 from amino.aio.mode import sleep
@@ -21,7 +21,8 @@ from amino.contracts.calls import CURRENT, Call, CallHead, Raised, RequestId, en
 from amino.contracts.documents import DmSpec
 from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
 from amino.contracts.tracing import observed, traced
-from amino.errors import AminoError, NotExecuted, OutcomeUnknown, Overloaded
+from amino.errors import AminoError, NotExecuted, OutcomeUnknown
+from amino.stubs.sender import Sender
 from amino.stubs.stub import DynamicStub, stub_class
 from amino.stubs.target import Target
 from amino.telemetry import names
@@ -36,59 +37,15 @@ if TYPE_CHECKING:
     from amino.contracts.calls import Forward
     from amino.rpc.port import Transport
     from amino.stubs.addresses import AddressBook
+    from amino.stubs.ports import ClassCode, Local
     from amino.stubs.registry_client import RegistryClient
     from amino.telemetry.trace import Telemetry
 
-_BACKOFF_S = 0.005
-_BACKOFF_MAX_S = 0.25
 _LOCATE_WAIT_S = 0.5
 _CONNECT_S = 2.0
 
 DEADLINE: ContextVar[float | None] = ContextVar("amino_deadline_s", default=None)
 """Seconds that a call from this context may take, set by ``amino.deadline``."""
-
-
-class Local(Protocol):
-    """The kernel server this runtime is part of, for co-located calls."""
-
-    @property
-    def server(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def incarnation(self) -> int:
-        """Its incarnation."""
-        ...
-
-    async def serve_local(
-        self, call: Call, epoch: int, number: int, segments: Sequence[codec.Buffer]
-    ) -> tuple[int, bytes, Sequence[Any]]:
-        """Run a call whose arguments are encoded in ``segments``, by codec ``number``; they share nothing with ours."""
-        ...
-
-    def valid(self) -> bool:
-        """Whether its session is valid: while not, no nested call is sent."""
-        ...
-
-
-class ClassCode(Protocol):
-    """How servers can have a class: by import path, or by a bundle too."""
-
-    @property
-    def path(self) -> str:
-        """``module:QualifiedName``."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the bundle; empty when the path is enough."""
-        ...
-
-    @property
-    def content(self) -> bytes | None:
-        """The bundle."""
-        ...
 
 
 class ClientWorld:
@@ -296,7 +253,7 @@ class Runtime:
         location = target.location
         if location is None:
             location = await self._locate(target, "/", deadline)
-        forward = self._compose(location.spec.dms, ClientWorld(self, target), _Sender(self, target).send)
+        forward = self._compose(location.spec.dms, ClientWorld(self, target), Sender(self, target).send)
         target.chain, target.forward = location.spec.dms, forward
         return forward
 
@@ -488,51 +445,6 @@ class Runtime:
             target.location = None
             self._trusted.pop(replica.address, None)
         return False
-
-
-class _Sender:
-    """The innermost step of a client chain: repeats what certainly did not run, within the deadline."""
-
-    __slots__ = ("_runtime", "_target")
-
-    def __init__(self, runtime: Runtime, target: Target) -> None:
-        self._runtime = runtime
-        self._target = target
-
-    async def send(self, call: Call) -> Any:
-        runtime, target = self._runtime, self._target
-        backoff_s = _BACKOFF_S
-        while True:
-            try:
-                return await runtime.attempt(target, call)
-            except NotExecuted as error:
-                if call.attempt and error.reason == "deadline":
-                    raise OutcomeUnknown(f"{call.method} was sent before, and {error}") from error
-                at_hand = runtime.is_stale(target, call, error)
-                remaining = call.deadline - runtime.clock.monotonic()
-                if remaining <= backoff_s or error.reason == "deadline":
-                    raise _final(call, error) from None
-                if not at_hand:
-                    await sleep(backoff_s * (0.5 + runtime.random.random()))
-                    backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
-            except OutcomeUnknown:
-                found = target.where(call.path)
-                if (
-                    found is not None
-                    and found[0].epoch == call.sent_epoch
-                    and runtime.addresses.is_lost(found[1].server, found[1].incarnation)
-                ):
-                    target.stale = (found[1].server, found[1].incarnation, found[1].address, found[0].epoch)
-                    target.location = None
-                raise
-
-
-def _final(call: Call, error: NotExecuted) -> AminoError:
-    if call.attempt:
-        return OutcomeUnknown(f"{call.method} was sent {call.attempt} times with unknown outcome, and then {error}")
-    if isinstance(error, Overloaded):
-        return error
-    return NotExecuted(f"{call.method} did not run before its deadline: {error}", reason=error.reason)
 
 
 def _loaded_class(path: str) -> type | None:
