@@ -204,9 +204,7 @@ class MemoryStore:
     async def _exchange(self, do: Callable[[], T], writes: bool) -> T:
         fate = self.faults.fate(writes)
         if fate is Fate.LANDS_LATER:
-            asyncio.get_running_loop().call_later(
-                self.faults.land_later_s(), _quietly, do, context=self._wire
-            )
+            asyncio.get_running_loop().call_later(self.faults.land_later_s(), _quietly, do, context=self._wire)
         if fate in (Fate.LANDS_LATER, Fate.LOST):
             await asyncio.Event().wait()
         outcome = await self._arrival(do, self.faults.request_delay_s())

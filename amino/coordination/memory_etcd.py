@@ -298,7 +298,9 @@ class MemoryEtcd:
         except RuntimeError:
             return  # without a loop there is no watch to tell
         due = min(lease.expires_at for lease in self._leases.values()) + self._expiry_lag_s
-        self._timer = loop.call_later(max(0.0, due - self._clock.monotonic()) + 1e-6, self._on_timer, context=self._context)
+        self._timer = loop.call_later(
+            max(0.0, due - self._clock.monotonic()) + 1e-6, self._on_timer, context=self._context
+        )
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -122,5 +122,7 @@ def summed_up(events: list[EventRecord]) -> list[EventRecord]:
         if told[event.kind] <= ALIKE_MAX:
             kept.append(event)
         elif told[event.kind] == counts[event.kind]:
-            kept.append(EventRecord(event.kind, event.at, "", event.server, f"and {counts[event.kind] - ALIKE_MAX} more"))
+            kept.append(
+                EventRecord(event.kind, event.at, "", event.server, f"and {counts[event.kind] - ALIKE_MAX} more")
+            )
     return kept

@@ -151,9 +151,7 @@ class MemoryEnd:
 
     def _tell_other(self, reason: str) -> None:
         if self.network.is_cut(self.node, self.other.node):
-            self._loop.call_later(
-                self.network.break_after_s, self.other.lose, reason, context=self.network.context
-            )
+            self._loop.call_later(self.network.break_after_s, self.other.lose, reason, context=self.network.context)
         else:
             self.other.lose(reason)
 

@@ -137,13 +137,17 @@ class SystemDispatcher:
         self._tasks.spawn(self._run(inbound, head, answer), f"{head.service}.{head.method}")
 
     @staticmethod
-    def _begin(service: Any, head: SystemHead, request: Any, payload: list[memoryview], forwarded: Any) -> Awaitable[Any]:
+    def _begin(
+        service: Any, head: SystemHead, request: Any, payload: list[memoryview], forwarded: Any
+    ) -> Awaitable[Any]:
         if head.forwarded and forwarded is not None:
             return forwarded(head.method, request)  # type: ignore[no-any-return]
         try:
             return getattr(service, head.method)(request, *payload)  # type: ignore[no-any-return]
         except TypeError as error:
-            raise Invalid(f"{head.service}.{head.method}: {len(payload)} payload segments do not fit: {error}") from error
+            raise Invalid(
+                f"{head.service}.{head.method}: {len(payload)} payload segments do not fit: {error}"
+            ) from error
 
     async def _run(self, inbound: Inbound, head: SystemHead, work: Awaitable[Any]) -> None:
         try:

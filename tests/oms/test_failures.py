@@ -339,7 +339,7 @@ def test_a_move_to_a_server_that_cannot_have_it_is_refused() -> None:
             ms_id = (await world.create(placement=_not("s2"))).microservice
             with pytest.raises(NoEligibleServer, match="match no term"):
                 await world.servers["s1"].registry.move(MoveRequest(microservice=ms_id, server="s2"))
-            with pytest.raises(NotFound, match="no live server 's9' .* live are s1, s2, s3"):
+            with pytest.raises(NotFound, match=r"no live server 's9' .* live are s1, s2, s3"):
                 await world.servers["s1"].registry.move(MoveRequest(microservice=ms_id, server="s9"))
             assert world.document(ms_id).epoch == 1
 
