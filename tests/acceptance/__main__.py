@@ -40,7 +40,7 @@ def main() -> int:
         if options.full:
             environment |= {"AMINO_ACCEPTANCE_ROUNDS": str(FULL_ROUNDS), "AMINO_ACCEPTANCE_SLACK": "1"}
         began = time.monotonic()
-        chosen = any(not each.startswith("-") for each in pytest_arguments)
+        chosen = any((ROOT / each.partition("::")[0]).exists() for each in pytest_arguments)
         code, summary = _run([*pytest_arguments, *([] if chosen else ["tests/acceptance"])], environment)
         took_s = time.monotonic() - began
         figures = [json.loads(line) for line in noted.read_text(encoding="utf-8").splitlines()]
