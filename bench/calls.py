@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench import amino_calls
+from bench import amino_calls, telemetry_cost
 from bench.cluster import running
 from bench.peers.port import Measured
 from bench.peers.run import PEERS, Outcome
@@ -52,7 +52,7 @@ def run(*, quick: bool = False) -> list[Row]:
                 if name not in ONCE or number == 0:
                     seconds = SECONDS * 3 if name in ONCE else SECONDS
                     peers[name].append(run_peer(name, seconds))
-    return judge(ours, peers)
+    return judge(ours, peers) + telemetry_cost.run(quick=quick)
 
 
 def judge(ours: Sequence[dict[str, float]], peers: dict[str, list[Outcome]]) -> list[Row]:
