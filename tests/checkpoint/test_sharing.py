@@ -1,0 +1,30 @@
+"""A server whose checkpoint store is a copy of the others' works without it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from amino.contracts.services import Empty
+from amino.testing import LocalCluster
+
+pytestmark = pytest.mark.real
+
+
+def test_a_copy_of_the_store_is_noticed_at_joining(tmp_path):
+    """The copy has the identity but not the marker that a live server left in the true store."""
+    with LocalCluster(servers=2, store=f"file://{tmp_path}/store") as cluster, cluster.connect() as client:
+        shutil.copytree(tmp_path / "store", tmp_path / "copy", ignore=shutil.ignore_patterns("members"))
+        cluster.add_server("s3", store=f"file://{tmp_path}/copy")
+        stores = {each.record.name: each.record.store_id for each in client.servers()}
+        assert stores["s1"] == stores["s2"] != ""
+        assert stores["s3"] == ""
+        cluster.add_server("s4", store=f"file://{tmp_path}/store")
+        stores = {each.record.name: each.record.store_id for each in client.servers()}
+        assert stores["s4"] == stores["s1"]
+        for _ in range(100):
+            events = client.registry.events(Empty()).events
+            if any(event.kind == "store-not-shared" and "it is a copy" in event.text for event in events):
+                return
+        raise AssertionError(events)
