@@ -98,7 +98,7 @@ class MemoryStore:
         self.faults = faults if faults is not None else Faults()
         self._etcd = etcd
         self._clock = clock
-        self._name = name
+        self.name = name
         self._timeout_s = request_timeout_s
         self._progress_every_s = progress_every_s
         self._watchers: dict[Watcher, None] = {}  # a dict keeps the order: histories must not depend on hashes
@@ -111,7 +111,7 @@ class MemoryStore:
         self._wire = contextvars.Context()  # what was sent travels on, whatever becomes of the process that sent it
 
     def __repr__(self) -> str:
-        return f"MemoryStore({self._name}{', partitioned' if self._partitioned else ''}, {self._calls} calls)"
+        return f"MemoryStore({self.name}{', partitioned' if self._partitioned else ''}, {self._calls} calls)"
 
     def partition(self) -> None:
         """Cut this client off: requests and answers wait, watches are silent."""
@@ -195,7 +195,7 @@ class MemoryStore:
             async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(do, writes)
         except TimeoutError as error:
-            raise CoordinationUnavailable(f"{self._name}: no answer in time", endpoint="memory") from error
+            raise CoordinationUnavailable(f"{self.name}: no answer in time", endpoint="memory") from error
         finally:
             self._calls -= 1
             if not self._calls:

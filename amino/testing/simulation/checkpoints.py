@@ -48,6 +48,10 @@ class SimulatedAccess(StoreAccess):
         self._random = random
         self._delay_s = delay_s
 
+    def calm(self) -> None:
+        """End whatever goes wrong."""
+        self.down, self.slow_s, self.tear = False, 0.0, None
+
     async def run(self, function: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
         """See ``StoreAccess.run``."""
         limit = self.timeout_s if timeout_s is None else timeout_s

@@ -38,11 +38,13 @@ class SimulatedClient:
 
     Attributes:
         cluster: the connection, as ``amino.connect`` returns it.
-        process: to be frozen, killed, or to run things in.
+        process: to be frozen, killed, or to run things in. frozen_s: how long it has stood still in its life.
     """
 
     def __init__(self, world: SimulatedCluster, name: str) -> None:
         self.name = name
+        self.frozen_s = 0.0
+        self._frozen_at = 0.0
         self.process = world.loop.process(name)
         self._world = world
         self._network = world.network
@@ -76,12 +78,14 @@ class SimulatedClient:
     def freeze(self) -> None:
         """Stop the process."""
         if self.process.running:
+            self._frozen_at = self._world.loop.now
             self.process.freeze()
             self._network.freeze(self.name)
 
     def thaw(self) -> None:
         """Let it run on."""
         if self.process.frozen:
+            self.frozen_s += self._world.loop.now - self._frozen_at
             self.process.thaw()
             self._network.thaw(self.name)
 

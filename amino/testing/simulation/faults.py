@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PAUSE_S = (0.5, 5.0)
 AT_ONCE_MAX = 2
+ADMINISTRATOR = "administrator"
 Fault = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -101,7 +102,15 @@ class Nemesis:
         for server in cluster.servers.values():
             server.thaw()
             server.heal_etcd()
+            for store in server.stores:
+                self._calm(store)
+            if server.kernel is not None:
+                server.kernel.access.calm()
             server.start()
+
+    def _calm(self, store: MemoryStore) -> None:
+        """End whatever goes wrong between a process and etcd, other faults included that are under way."""
+        store.faults = self._cluster.new_faults(store.name)
 
     def _server(self) -> SimulatedServer:
         return self._random.choice(list(self._cluster.servers.values()))
@@ -163,12 +172,11 @@ class Nemesis:
         server.thaw()
 
     async def freeze_client(self) -> None:
-        """All processes of one server see a client that does not read."""
-        server = self._server()
-        client = self._random.choice([c for c in self._cluster.clients.values() if c.name != "auditor"])
-        self._cluster.network.cut(server.name, client.name)
+        """A client process stands still."""
+        client = self._random.choice([c for c in self._cluster.clients.values() if c.name != ADMINISTRATOR])
+        client.freeze()
         await asyncio.sleep(self._length())
-        self._cluster.network.heal(server.name, client.name)
+        client.thaw()
 
     # --- network ----------------------------------------------------------------------------------------------------
 
@@ -218,12 +226,11 @@ class Nemesis:
 
     async def _spoil(self, fate: Callable[[bool], Fate]) -> None:
         stores = self._stores(self._server())
-        before = [store.faults.fate for store in stores]
         for store in stores:
             store.faults.fate = fate
         await asyncio.sleep(self._length())
-        for store, usual in zip(stores, before, strict=True):
-            store.faults.fate = usual
+        for store in stores:
+            self._calm(store)
 
     async def lose_answers_of_etcd(self) -> None:
         """Requests reach etcd, answers do not come back: all of them, or some."""
@@ -244,14 +251,13 @@ class Nemesis:
     async def slow_etcd(self) -> None:
         """Answers and watches of etcd take long at one machine."""
         stores = self._stores(self._server())
-        before = [(store.faults.answer_delay_s, store.faults.watch_delay_s) for store in stores]
         slow_s = self._random.choice((0.05, 0.3, 0.8))
         for store in stores:
             store.faults.answer_delay_s = lambda: self._random.uniform(0.0, slow_s)
             store.faults.watch_delay_s = lambda: self._random.uniform(0.0, 5 * slow_s)
         await asyncio.sleep(self._length())
-        for store, (answer, watch) in zip(stores, before, strict=True):
-            store.faults.answer_delay_s, store.faults.watch_delay_s = answer, watch
+        for store in stores:
+            self._calm(store)
 
     async def etcd_without_majority(self) -> None:
         """Nobody gets an answer from etcd; when it is back, all leases start again."""
@@ -275,7 +281,7 @@ class Nemesis:
         self._cluster.etcd.compact(self._cluster.etcd.revision - self._random.randrange(3))
         await asyncio.sleep(self._length() / 2)
         for store in stores:
-            store.faults.lose_event = store.faults.duplicate_event = self._sometimes(0.0)
+            self._calm(store)
 
     def _sometimes(self, share: float) -> Callable[[Event], bool]:
         return lambda _: self._random.random() < share
@@ -293,7 +299,7 @@ class Nemesis:
         if record is not None:
             kernel.process.run(directory._server_changed, key, None, record)  # noqa: SLF001 - the fault itself
         await asyncio.sleep(self._length())
-        kernel.store.faults.lose_event = self._sometimes(0.0)
+        self._calm(kernel.store)
         if kernel.process.running:
             now = directory.servers_cache.get(key)
             if now is not None:
@@ -312,8 +318,7 @@ class Nemesis:
         else:
             kernel.access.slow_s = self._random.choice((0.2, 1.0, 20.0))
         await asyncio.sleep(self._length())
-        kernel.access.down = False
-        kernel.access.slow_s = 0.0
+        kernel.access.calm()
 
     async def torn_checkpoint(self) -> None:
         """A kernel process dies in the middle of writing a checkpoint."""
@@ -331,7 +336,7 @@ class Nemesis:
 
     async def move(self) -> None:
         """An administrator moves a microservice somewhere."""
-        cluster = self._cluster.client("auditor").cluster
+        cluster = self._cluster.client(ADMINISTRATOR).cluster
         names = [record.key for record in self._cluster.etcd.list(self._cluster.keys.names_prefix)[0]]
         if names:
             name = self._cluster.keys.parse_name(self._random.choice(names))
@@ -340,7 +345,7 @@ class Nemesis:
 
     async def cordon(self) -> None:
         """An administrator cordons a server for a while."""
-        registry = self._cluster.client("auditor").runtime.registry
+        registry = self._cluster.client(ADMINISTRATOR).runtime.registry
         server = self._server().name
         await self._administer(registry.call("cordon", CordonRequest(server, cordon=True), timeout_s=10.0))
         await asyncio.sleep(self._length())
@@ -353,7 +358,7 @@ class Nemesis:
 
     async def drain(self) -> None:
         """An administrator drains a server."""
-        registry = self._cluster.client("auditor").runtime.registry
+        registry = self._cluster.client(ADMINISTRATOR).runtime.registry
         server = self._server().name
         await self._administer(registry.call("drain", DrainRequest(server, timeout_s=5.0), timeout_s=10.0))
         for _ in range(100):
@@ -365,7 +370,7 @@ class Nemesis:
 
     async def pause(self) -> None:
         """Automatic recovery is off for a while."""
-        registry = self._cluster.client("auditor").runtime.registry
+        registry = self._cluster.client(ADMINISTRATOR).runtime.registry
         await self._administer(registry.call("pause", PauseRequest(paused=True), timeout_s=10.0))
         await asyncio.sleep(self._length())
         for _ in range(100):

@@ -268,17 +268,22 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         Deadlock: nothing could happen any more. RuntimeError: tasks outside of simulated processes were left behind.
     """
     loop = VirtualLoop()
-    task = loop.create_task(main(loop))
+    done = False
     try:
         try:
-            return cast("T", loop.run_until_complete(task))
+            result = loop.run_until_complete(main(loop))
+            done = True
+            return result
         finally:
-            task.cancel()
+            if not done:
+                for task in asyncio.all_tasks(loop):  # what a failure leaves behind must not hide it
+                    task.cancel()
             loop.run_until_complete(_end_processes(loop))
             loop.run_until_complete(loop.shutdown_asyncgens())
             left = asyncio.all_tasks(loop)
-            if left:
+            if done and left:
                 raise RuntimeError(f"left behind: {left}")
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     finally:
         loop.close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from amino.errors import AminoError
 from amino.testing.simulation.checks import Watchtower
 from amino.testing.simulation.cluster import SimulatedCluster, simulate
-from amino.testing.simulation.faults import Nemesis
+from amino.testing.simulation.faults import ADMINISTRATOR, Nemesis
 from amino.testing.simulation.loop import STARTS_AT_S
 from amino.testing.simulation.workload import Workload
 
@@ -66,7 +67,7 @@ def run_seed(
         nemesis = parts["nemesis"] = Nemesis(cluster)
         load = parts["load"] = Workload(cluster, tower)
         parts["cluster"] = cluster
-        cluster.client("auditor")
+        cluster.client(ADMINISTRATOR)
         if prepare is not None:
             prepare(cluster, nemesis)
         await _phases(cluster, tower, nemesis, load, max(seconds - REST_S, 10.0))
@@ -76,7 +77,8 @@ def run_seed(
     except Exception as error:
         if "tower" not in parts:
             raise
-        parts["tower"].find(6, f"the simulation ended by {type(error).__name__}: {error}")
+        where = "".join(traceback.format_exception(error)[-4:])
+        parts["tower"].find(6, f"the simulation ended by {type(error).__name__}: {error}: {where}")
     tower: Watchtower = parts["tower"]
     cluster: SimulatedCluster = parts["cluster"]
     return RunReport(
