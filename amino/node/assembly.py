@@ -213,6 +213,8 @@ class KernelNode:
 
     async def fence(self) -> None:
         """Close listeners and links at once."""
+        if self._grpc is not None:
+            await self._grpc.aclose()
         if self._listener is not None:
             await self._listener.aclose()
         if self._transport is not None:
