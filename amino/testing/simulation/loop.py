@@ -283,9 +283,14 @@ def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
             left = asyncio.all_tasks(loop)
             if done and left:
                 raise RuntimeError(f"left behind: {left}")
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            if left:
+                loop.run_until_complete(_until_ended(left))
     finally:
         loop.close()
+
+
+async def _until_ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks)
 
 
 async def _end_processes(loop: VirtualLoop) -> None:
