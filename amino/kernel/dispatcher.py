@@ -195,9 +195,15 @@ class Dispatcher:
         """Wait for the session, within bounds; raises if the reply must never leave."""
         if target.revoked:
             raise OutcomeUnknown(f"{call.microservice} was taken from {self._around.server} while {call.method} ran")
-        if not self._validity.valid() and not await self._validity.wait_valid(self._hold_s(call)):
+        if self._validity.valid():
+            return
+        if not await self._validity.wait_valid(self._hold_s(call)):
             raise OutcomeUnknown(
                 f"{self._around.server} lost its session while {call.method} ran and may not release the reply"
+            )
+        if target.state != "serving":  # sealed or gone since: another incarnation may be answering by now
+            raise OutcomeUnknown(
+                f"{call.microservice} was taken from {self._around.server} while the reply of {call.method} waited"
             )
 
     def _hold_s(self, call: Call) -> float:

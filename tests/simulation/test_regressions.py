@@ -9,6 +9,7 @@ from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
 from amino.errors import OutcomeUnknown
 from amino.rpc.handshake import NodeInfo
 from amino.testing.simulation import simulate
+from amino.testing.simulation.checks import Watchtower
 from amino.wire.frames import FrameKind
 from tests.simulation.services import Counter
 
@@ -59,3 +60,44 @@ def test_a_machine_that_came_back_resets_connections_it_does_not_know():
         return cluster.loop.now - at
 
     assert simulate(main, 3) < 1.0
+
+
+class _Late:
+    """A session that is valid, only that the reply of the next call has to wait."""
+
+    def __init__(self, real):
+        self.real = real
+        self.asked = 0
+        self.waiting = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    def valid(self):
+        self.asked += 1
+        return self.asked != 2 and self.real.valid()
+
+    async def wait_valid(self, hold_s):
+        self.waiting.set()
+        await self.go_on.wait()
+        return self.real.valid()
+
+
+def test_a_reply_that_waited_for_the_session_is_not_released_after_a_move():
+    """Seed 29 of the 500: a reply held while the session was in doubt left the source after the move had been carried out."""
+
+    async def main(cluster):
+        tower = Watchtower(cluster)
+        client = cluster.client()
+        counter = await amino.aio(client.cluster.new)(SPEC)
+        (host,) = [server for server in cluster.servers.values() if len(server.kernel.server.host)]
+        dispatcher = host.kernel.server.dispatcher
+        late = dispatcher._validity = _Late(dispatcher._validity)
+        call = client.spawn(amino.aio(counter.add)())
+        await late.waiting.wait()
+        moved_to = await amino.aio(cluster.client("administrator").cluster.move)("hits")
+        assert moved_to != host.name
+        late.go_on.set()
+        assert await call == 1
+        assert await amino.aio(counter.get)() == 1
+        assert tower.findings == []
+
+    simulate(main, 29)
