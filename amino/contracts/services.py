@@ -224,9 +224,9 @@ class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
 
     revision: int
     servers: tuple[ServerInfo, ...]
-    leaders: tuple[int, ...] = ()
     cluster: str = ""
     paused: bool = False
+    leaders: tuple[int, ...] = ()
 
 
 class ByName(msgspec.Struct, frozen=True, omit_defaults=True):

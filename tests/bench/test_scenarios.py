@@ -80,13 +80,17 @@ def test_callers_note_every_call():
     def call():
         with lock:
             number = next(numbers)
+        if number == 99:
+            all_begun.set()
         if number == 3:
             raise OSError("gone")
         return number
 
+    all_begun = threading.Event()
     with Callers([call, call], calls_max=50) as callers:
         moment = time.perf_counter()
         good = callers.first_good_after(moment, 10.0)
+        assert all_begun.wait(10.0)
     assert good is None or good.began >= moment
     assert [each.error for each in callers.seen if each.error] == ["OSError: gone"]
     assert len(callers.seen) == 100

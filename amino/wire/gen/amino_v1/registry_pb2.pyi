@@ -429,16 +429,18 @@ class ServerInfo(_message.Message):
     def __init__(self, record: _Optional[_Union[ServerRecord, _Mapping]] = ..., incarnation: _Optional[int] = ..., cordoned: _Optional[str] = ..., replicas: _Optional[int] = ..., slots: _Optional[int] = ...) -> None: ...
 
 class Membership(_message.Message):
-    __slots__ = ("revision", "servers", "cluster", "paused")
+    __slots__ = ("revision", "servers", "cluster", "paused", "leaders")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SERVERS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    LEADERS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     servers: _containers.RepeatedCompositeFieldContainer[ServerInfo]
     cluster: str
     paused: bool
-    def __init__(self, revision: _Optional[int] = ..., servers: _Optional[_Iterable[_Union[ServerInfo, _Mapping]]] = ..., cluster: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+    leaders: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, revision: _Optional[int] = ..., servers: _Optional[_Iterable[_Union[ServerInfo, _Mapping]]] = ..., cluster: _Optional[str] = ..., paused: _Optional[bool] = ..., leaders: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SlotInfo(_message.Message):
     __slots__ = ("slot", "leader", "microservices")
