@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from amino.testing.simulation.run import SECONDS, RunReport, run_seed
 
 HOUR_S = 3600.0
+TOLD_EVERY = 25
 
 
 class Summary(msgspec.Struct):
@@ -119,6 +120,8 @@ def main(given: Sequence[str] | None = None) -> int:
             for report in _reports(seeds, seconds, arguments.jobs):
                 reports.append(report)
                 progress.advance(task)
+                if not console.is_terminal and len(reports) % TOLD_EVERY == 0:
+                    console.print(f"{len(reports)} of {arguments.seeds} seeds, {time.perf_counter() - began:.0f} s")
                 for finding in report.findings:
                     progress.console.print(f"seed {report.seed}: {finding}", markup=False, highlight=False)
     except KeyboardInterrupt:
