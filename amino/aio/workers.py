@@ -80,22 +80,25 @@ class Workers:
             else:
                 return False
         if start:
-            threading.Thread(target=self._run, args=(job,), name=self._name, daemon=True).start()
+            threading.Thread(target=self._run, args=([job],), name=self._name, daemon=True).start()
         else:
             self._jobs.put(job)
         return True
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, first: list[Callable[[], None]]) -> None:
+        job = first.pop()  # out of the thread's own arguments, which live as long as it does
         while True:
             try:
                 job()
             except BaseException:  # noqa: BLE001 - a thread must outlive any job; the job reports its own errors
                 _log.exception("a worker job raised")
+            del job  # idle, this thread must not keep alive what the job was about
             with self._lock:
                 if self._closed:
                     self._threads -= 1
                     return
                 self._free += 1
+            following: Callable[[], None] | None = None
             try:
                 following = self._jobs.get(timeout=self._idle_s)
             except Empty:
@@ -109,7 +112,7 @@ class Workers:
                 with self._lock:
                     self._threads -= 1
                 return
-            job = following
+            job, following = following, None
 
     def close(self) -> None:
         """Let idle threads end and refuse further jobs; running jobs finish. Idempotent, never waits."""
