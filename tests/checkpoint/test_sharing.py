@@ -17,14 +17,23 @@ def test_a_copy_of_the_store_is_noticed_at_joining(tmp_path):
     with LocalCluster(servers=2, store=f"file://{tmp_path}/store") as cluster, cluster.connect() as client:
         shutil.copytree(tmp_path / "store", tmp_path / "copy", ignore=shutil.ignore_patterns("members"))
         cluster.add_server("s3", store=f"file://{tmp_path}/copy")
-        stores = {each.record.name: each.record.store_id for each in client.servers()}
+        stores = _stores(client, "s3")
         assert stores["s1"] == stores["s2"] != ""
         assert stores["s3"] == ""
         cluster.add_server("s4", store=f"file://{tmp_path}/store")
-        stores = {each.record.name: each.record.store_id for each in client.servers()}
+        stores = _stores(client, "s4")
         assert stores["s4"] == stores["s1"]
         for _ in range(100):
             events = client.registry.events(Empty()).events
             if any(event.kind == "store-not-shared" and "it is a copy" in event.text for event in events):
                 return
         raise AssertionError(events)
+
+
+def _stores(client, wanted):
+    """Ask until the server we happen to ask has heard of ``wanted``, which serves already."""
+    for _ in range(1000):
+        stores = {each.record.name: each.record.store_id for each in client.servers()}
+        if wanted in stores:
+            return stores
+    raise AssertionError(stores)
