@@ -28,7 +28,9 @@ TEXT_ENDINGS = {".py", ".md", ".toml", ".sh", ".yaml", ".yml", ".json", ".proto"
 # Absolute paths of somebody's machine: work trees, home folders of people. Paths that Linux itself defines are fine.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:home|Users|root|work|workspace|mnt|opt)/[\w.]")
 # Other materials of the makers, which a reader does not have.
-PRIVATE_REFERENCE = re.compile(r"\bshared/(?:design|dms|style|testing)|\b(?:design|dms|style|testing)\.md\b")
+PRIVATE_REFERENCE = re.compile(
+    r"\bshared/(?:design|dms|style|testing)|\b(?:design|dms|style)\.md\b|(?<!docs/)(?<!\]\()\btesting\.md\b"
+)
 
 
 def _modules() -> Iterator[Path]:
