@@ -460,12 +460,15 @@ class Host:
         self._revisions.pop(place, None)
         if target is None:
             return
+        idle = not target.in_flight
         if target.state != "gone":
             target.leave(moved_to)
         await target.chain.on_stop()
         context = self._contexts.pop(place, None)
         if context is not None:
             await context.aclose()
+        if idle:  # else calls that can answer no more still run in it
+            target.release_instance()
 
     async def _begin(self, target: KernelObject) -> None:
         """Start the components of a replica that is confirmed, and so serves whatever they say."""

@@ -113,6 +113,12 @@ class KernelObject:
                 for name, flags in self.methods.items()
             }
 
+    def release_instance(self) -> None:
+        """Forget the user's object and the answers, of a kernel object that is gone: both can be large."""
+        self.instance = None
+        self._bound = None
+        self._answered = AnsweredTable(self._around.dedup_horizon_s)
+
     def _method(self, name: str) -> Callable[..., Any]:
         # idle objects are many: what can be had from the instance is not kept
         return self._bound[name] if self._bound is not None else getattr(self.instance, name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -119,6 +121,23 @@ async def test_a_leader_that_stops_waiting_leaves_no_confirmed_replica_without_i
     assert host.find("m1", "/").state == "serving"
     await host.retire(RetireRequest("m1", "/", "r1", Fence(1, 2, 4)))
     assert host.find("m1", "/") is None
+    await host.aclose()
+
+
+async def test_a_dropped_object_frees_the_users_object_at_once(confirmer):
+    """State may be large, and what still refers to the kernel object waits for the cyclic collector, which is in no hurry."""
+    host = Host(parts=Parts(Plain), surroundings=Around(), confirmer=confirmer, validity=Valid())
+    confirmer.may.set()
+    await host.instantiate(request())
+    shell = host.find("m1", "/")
+    instance = weakref.ref(shell.instance)
+    gc.disable()
+    try:
+        await host.retire(RetireRequest("m1", "/", "r1", Fence(1, 2, 4)))
+        assert instance() is None
+    finally:
+        gc.enable()
+    assert shell.state == "gone"
     await host.aclose()
 
 
