@@ -136,6 +136,11 @@ class Audit:
             members.append(Member(index, status["leader"] == status["header"]["member_id"]))
         return members
 
+    def etcd_version(self) -> tuple[int, ...]:
+        """Return the release that etcd says it is."""
+        status = self._ask(self._local.etcd_endpoints[0], "maintenance/status", {})
+        return tuple(int(part) for part in status["version"].split("."))
+
     # --- kernel servers ---
 
     def kernel(self, address: str, method: str = "replicas") -> Any:

@@ -57,7 +57,12 @@ def test_a_method_that_kills_its_process(
     serve_all(local)
     assert other.add() == len(callers.seen) + 1
     figures.note("method: processes killed before quarantine", sum(document.deaths.values()), "processes", at_most=3)
-    figures.note("method: longest call to another object", max(each.took for each in callers.seen), "s", at_most=1.0)
+    figures.note(
+        "method: longest call to another object",
+        max(each.took for each in callers.seen),
+        "s",
+        note="no bar: three servers die within a second, and may all be down",
+    )
 
 
 def test_a_restore_that_kills_its_process(
