@@ -6,7 +6,7 @@ import pytest
 
 import amino
 from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
-from amino.errors import OutcomeUnknown
+from amino.errors import OutcomeUnknown, StoreFailed
 from amino.rpc.handshake import NodeInfo
 from amino.testing.simulation import simulate
 from amino.testing.simulation.checks import Watchtower
@@ -101,3 +101,49 @@ def test_a_reply_that_waited_for_the_session_is_not_released_after_a_move():
         assert tower.findings == []
 
     simulate(main, 29)
+
+
+def test_what_a_move_carries_is_not_taken_for_checkpointed():
+    """Seed 180 of the 500: calls that ran without a checkpoint were answered after a move, and lost with the next server."""
+
+    async def main(cluster):
+        client = cluster.client()
+        counter = await amino.aio(client.cluster.new)(SPEC)
+        (host,) = [server for server in cluster.servers.values() if len(server.kernel.server.host)]
+        runtime, target = client.runtime, counter._amino_target
+
+        def add(attempt):
+            caller = ("someone", 1, 1, attempt, 0.0)
+            return runtime.invoke_for(target, "add", (), {}, timeout_s=5.0, caller=caller, traceparent=None)
+
+        host.kernel.access.down = True
+        with pytest.raises(StoreFailed):
+            await add(0)
+        moved_to = await amino.aio(client.cluster.move)("hits")
+        assert await add(1) == 1  # acknowledged: it must not be lost from now on
+        cluster.servers[moved_to].crash()
+        assert await amino.aio(counter.get)() == 1
+
+    simulate(main, 180)
+
+
+def test_a_name_is_free_for_everyone_once_its_deletion_is_acknowledged():
+    """Seed 226 of the 500: get_or_create through another server returned what had just been deleted."""
+
+    async def main(cluster):
+        clients = [cluster.client(f"c{number}") for number in range(3)]
+        for client, server in zip(clients, cluster.servers.values(), strict=True):
+            client.runtime.addresses.prefer(server.address)
+        for server in cluster.servers.values():
+            store = server.kernel.store
+            store.faults.watch_delay_s = lambda: 0.5  # all servers hear late of the deletion
+        first = await amino.aio(clients[0].cluster.get_or_create)(SPEC)
+        for client in clients:
+            assert await amino.aio(client.cluster.get_or_create)(SPEC) == first
+        await amino.aio(clients[0].cluster.delete)(first)
+        again = await asyncio.gather(*(amino.aio(client.cluster.get_or_create)(SPEC) for client in clients))
+        assert len(set(again)) == 1
+        assert again[0] != first
+        assert await amino.aio(again[0].add)() == 1
+
+    simulate(main, 226)
