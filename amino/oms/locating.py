@@ -70,15 +70,18 @@ class Locator:
         """Return a microservice's group document, also if the watch has not reported it yet."""
         return self._directory.group(ms_id) or await self._writes.read(ms_id)
 
-    async def id_of(self, name: str) -> str:
+    async def id_of(self, name: str, *, fresh: bool = False) -> str:
         """Return the id that has ``name``.
+
+        Args:
+            fresh: ask etcd: what was known may have been deleted a moment ago, and the name be free.
 
         Raises:
             NotFound: nobody has it. Invalid: it is empty.
         """
         if not name:
             raise Invalid("neither a microservice id nor a name was given; give one of them")
-        known = self._names.get(name)
+        known = None if fresh else self._names.get(name)
         if known is not None and self._directory.group(known) is not None:  # else another may have the name by now
             self._names.move_to_end(name)
             return known

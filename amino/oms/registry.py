@@ -136,7 +136,7 @@ class RegistryService:
         until = self._clock.monotonic() + request.timeout_s
         if request.if_exists == "get":
             with contextlib.suppress(NotFound):
-                return await self._located(await self._locator.id_of(request.spec.name), until)
+                return await self._located(await self._locator.id_of(request.spec.name, fresh=True), until)
         return await self._on_leader(  # type: ignore[no-any-return]
             request.microservice, "create", request, request.timeout_s
         )
