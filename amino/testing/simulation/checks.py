@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amino.checkpoint import names
 from amino.contracts.calls import decode_call_head
 from amino.contracts.documents import GroupDocument, Manifest, Phase, decode
 from amino.coordination.store import Event, EventKind
@@ -53,6 +54,7 @@ class Watchtower:
         self._epochs: dict[str, int] = {}
         self._checkpointed: dict[str, int] = {}
         self._answers: dict[str, tuple[int, str, int]] = {}
+        self._deleted_at: dict[str, float] = {}
         cluster.etcd.on_commit.append(self._committed)
         cluster.on_reply.append(self._replied)
 
@@ -84,6 +86,7 @@ class Watchtower:
         if event.kind is EventKind.DELETE:
             self._documents.pop(key, None)
             self._epochs.pop(key, None)
+            self._deleted_at[self._cluster.keys.parse_group(key).id] = self._cluster.clock.wall()
             return
         document = decode(event.record.value, GroupDocument, key)
         before = self._documents.get(key)
@@ -219,9 +222,17 @@ class Watchtower:
             if keys.parse_manifest(record.key)[0] not in records
         ]
         found += [f"tombstone {record.key}" for record in etcd.list(keys.tombstones_prefix)[0]]
-        found += [
-            f"file {file.key} of nothing"
-            for file in cluster.checkpoints.list("checkpoints/")
-            if file.key.split("/")[1] not in records
+        return found + [f"file {key} of nothing" for key in self.orphan_files(records)]
+
+    def orphan_files(self, records: set[str]) -> list[str]:
+        """Return the files of microservices that do not exist, but for those that a dying server wrote after the deletion.
+
+        Those nothing can prevent: a process that dies between storing a file and finding that it may not publish it leaves
+        it to the collector, which takes it after its horizon.
+        """
+        return [
+            file.key
+            for file in self._cluster.checkpoints.list(names.CHECKPOINTS)
+            if (ms_id := names.microservice_of(file.key)) not in records
+            and not file.modified_at > self._deleted_at.get(ms_id, float("inf"))
         ]
-        return found

@@ -300,6 +300,8 @@ class Nemesis:
             kernel.process.run(directory._server_changed, key, None, record)  # noqa: SLF001 - the fault itself
         await asyncio.sleep(self._length())
         self._calm(kernel.store)
+        while kernel.process.frozen:  # noqa: ASYNC110 - the time is virtual
+            await asyncio.sleep(0.1)
         if kernel.process.running:
             now = directory.servers_cache.get(key)
             if now is not None:

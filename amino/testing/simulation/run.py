@@ -113,8 +113,8 @@ async def _phases(
     for key in left:
         if not key.startswith(kept) and key != cluster.keys.cluster:
             tower.find(6, f"{key} is left after deleting everything")
-    for file in cluster.checkpoints.list(""):
-        tower.find(6, f"file {file.key} is left after deleting everything")
+    for file in tower.orphan_files(set()):
+        tower.find(6, f"file {file} is left after deleting everything")
 
 
 async def _rest(tower: Watchtower, when: str) -> None:
