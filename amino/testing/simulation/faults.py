@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import amino
+from amino.contracts.documents import ClusterDocument, decode
 from amino.contracts.services import CordonRequest, DrainRequest, PauseRequest
 from amino.coordination.memory import Fate, MemoryStore
 from amino.coordination.store import Event
@@ -89,6 +90,17 @@ class Nemesis:
         if self._running:
             await asyncio.wait(list(self._running))
         self.heal()
+
+    async def reopen(self) -> None:
+        """Undo pauses and cordons that took effect after their administrator had given up on them."""
+        record = self._cluster.etcd.get(self._cluster.keys.cluster)
+        assert record is not None
+        document = decode(record.value, ClusterDocument)
+        registry = self._cluster.client(ADMINISTRATOR).runtime.registry
+        if document.paused:
+            await self._administer(registry.call("pause", PauseRequest(paused=False), timeout_s=10.0))
+        for server in document.cordoned:
+            await self._administer(registry.call("cordon", CordonRequest(server, cordon=False), timeout_s=10.0))
 
     def heal(self) -> None:
         """End whatever goes wrong."""

@@ -101,13 +101,13 @@ async def _phases(
     trouble = asyncio.get_running_loop().create_task(nemesis.run(seconds))
     await load.run(seconds)
     await trouble
-    await _rest(tower, "after the faults")
+    await _rest(tower, nemesis, "after the faults")
     await load.audit()
     try:
         await load.delete_all()
     except AminoError as error:
         tower.find(6, f"microservices cannot be deleted at rest: {error!r}")
-    await _rest(tower, "after deleting everything")
+    await _rest(tower, nemesis, "after deleting everything")
     left = [record.key for record in cluster.etcd.list(cluster.keys.root)[0]]
     kept = (cluster.keys.servers_prefix, cluster.keys.slots_prefix, cluster.keys.events_prefix)
     for key in left:
@@ -117,7 +117,7 @@ async def _phases(
         tower.find(6, f"file {file} is left after deleting everything")
 
 
-async def _rest(tower: Watchtower, when: str) -> None:
+async def _rest(tower: Watchtower, nemesis: Nemesis, when: str) -> None:
     """Wait until records and reality agree, for so long as the slowest round of repair may take."""
     waited_s = 0.0
     while tower.differences():
@@ -125,5 +125,6 @@ async def _rest(tower: Watchtower, when: str) -> None:
             for difference in tower.differences():
                 tower.find(6, f"{when}, at rest for {waited_s:.0f} s: {difference}")
             return
+        await nemesis.reopen()
         await asyncio.sleep(1.0)
         waited_s += 1.0
