@@ -29,7 +29,7 @@ from amino.coordination.guarded import GuardedWriter
 from amino.dm.base import Trait
 from amino.dm.chain import ComposedServerChain, compose_client
 from amino.dm.registry import managers_of, provides, requires
-from amino.errors import AminoError, CodeUnavailable, Overloaded, PermissionDenied
+from amino.errors import AminoError, CodeUnavailable, NotExecuted, Overloaded, PermissionDenied
 from amino.ids import slot_of
 from amino.kernel.confirm import Confirmer
 from amino.kernel.dispatcher import Dispatcher
@@ -457,7 +457,16 @@ class _MemberPushes:
         if self._due is not None:
             self._due.cancel()
 
+    def _is_listed(self) -> bool:
+        """Whether this server is in its own list: if not, the list is wrong or its session is over, and nobody should be told."""
+        listed = self._owner.oms.directory.lives(self._owner.name, self._owner.incarnation)
+        if not listed:
+            self._owner.oms.directory.servers_cache.relist_soon()
+        return listed
+
     def subscribe(self, link: Link) -> bytes:
+        if not self._is_listed():
+            raise NotExecuted(f"{self._owner.name} does not know who lives; ask another", reason="not-ready")
         self._links[link] = None
         link.on_close(lambda: self._links.pop(link, None))
         return self._encode(self._owner.oms.membership())
@@ -465,6 +474,8 @@ class _MemberPushes:
     def _changed(self) -> None:
         self.close()
         self._due = None
+        if not self._is_listed():
+            return
         membership = self._owner.oms.membership()
         self._owner._addresses.update(membership)  # noqa: SLF001 - a part of its owner
         message = self._encode(membership)

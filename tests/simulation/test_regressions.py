@@ -147,3 +147,21 @@ def test_a_name_is_free_for_everyone_once_its_deletion_is_acknowledged():
         assert await amino.aio(again[0].add)() == 1
 
     simulate(main, 226)
+
+
+def test_a_server_that_does_not_see_itself_tells_nobody_who_lives():
+    """Seed 8 of the sample: a server took itself for lost and told its clients, who left it and never heard the correction."""
+
+    async def main(cluster):
+        client = cluster.client()
+        counter = await amino.aio(client.cluster.new)(SPEC)
+        (host,) = [server for server in cluster.servers.values() if len(server.kernel.server.host)]
+        directory, key = host.kernel.server.oms.directory, cluster.keys.server(host.name)
+        record = directory.servers_cache.get(key)
+        host.kernel.process.run(directory._server_changed, key, None, record)
+        await asyncio.sleep(1.0)
+        assert not client.runtime.addresses.is_lost(host.name, host.kernel.incarnation)
+        with amino.deadline(1.0):
+            assert await amino.aio(counter.add)() == 1
+
+    simulate(main, 8)
