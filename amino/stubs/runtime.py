@@ -331,10 +331,10 @@ class Runtime:
         )
         try:
             reply = await self.transport.request(address, FrameKind.CALL, head, segments, timeout_s=call.deadline - now)
-        except OutcomeUnknown:
+            return self._result(reply.status, reply.head, reply.segments, trusted=trusted)
+        except OutcomeUnknown:  # of the transport, or the server's own word
             call.attempt += 1
             raise
-        return self._result(reply.status, reply.head, reply.segments, trusted=trusted)
 
     async def _attempt_local(self, local: Local, call: Call, epoch: int) -> Any:
         if call.encoded is None:
@@ -362,10 +362,10 @@ class Runtime:
         )
         try:
             status, head, answer = await local.serve_local(copy, epoch, number, segments)
+            return self._result(status, head, answer, trusted=True)
         except OutcomeUnknown:
             call.attempt += 1
             raise
-        return self._result(status, head, answer, trusted=True)
 
     def _result(self, status: int, head: Any, segments: Sequence[Any], *, trusted: bool) -> Any:
         if status == Status.OK:
@@ -408,17 +408,17 @@ class Runtime:
         remaining = deadline - self.clock.monotonic()
         if remaining <= 0:
             raise NotExecuted(f"{target.microservice} was not found before the deadline", reason="deadline")
-        location: Location = await self.registry.call(
-            "locate",
-            LocateRequest(
-                microservice=target.microservice,
-                stale=stale,
-                stale_incarnation=incarnation,
-                wait_s=min(_LOCATE_WAIT_S, remaining) if stale else 0.0,
-            ),
-            timeout_s=remaining,
-            avoid=avoid,
+        request = LocateRequest(
+            microservice=target.microservice,
+            stale=stale,
+            stale_incarnation=incarnation,
+            wait_s=min(_LOCATE_WAIT_S, remaining) if stale else 0.0,
         )
+        location: Location
+        try:
+            location = await self.registry.call("locate", request, timeout_s=remaining, avoid=avoid)
+        except OutcomeUnknown as error:  # of the look-up: the call itself was not sent
+            raise NotExecuted(f"{target.microservice} could not be looked up: {error}", reason="unreachable") from error
         self.learn(location)
         return location
 

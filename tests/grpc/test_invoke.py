@@ -99,7 +99,8 @@ def test_clients_repeat_by_themselves_only_what_is_safe():
     """UNAVAILABLE, which gRPC's retry policies repeat, is kept for calls that certainly did not run."""
     unavailable = {code for code, status in STATUS_BY_CODE.items() if status is Code.UNAVAILABLE}
     assert unavailable == {"not-executed", "cluster-unavailable"}
-    assert set(STATUS_BY_CODE) == set(by_code())
+    ours = {code for code, cls in by_code().items() if cls.__module__ == "amino.errors"}  # tests define others
+    assert set(STATUS_BY_CODE) == ours
 
 
 def test_the_guide_lists_every_code_with_its_status():

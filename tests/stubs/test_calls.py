@@ -346,3 +346,20 @@ def test_arguments_that_cannot_be_sent_say_so_before_anything_is_sent():
     assert transport.heads == []
     with pytest.raises(Invalid, match="not positive"), amino.deadline(0):
         pass
+
+
+def test_an_unknown_outcome_that_the_server_reports_counts_as_an_attempt():
+    """The retry says so, so that the server's table can tell it from a first call."""
+    said = ServerSays(OutcomeUnknown("the session was lost while it ran"))
+    transport, *_, counter = world(scripted(said, 1), location(Counter, AtLeastOnceRPC()))
+    counter.add(1)
+    assert [head.attempt for head in transport.heads] == [0, 1]
+
+
+def test_a_look_up_without_an_answer_leaves_the_call_not_executed():
+    """Nothing was sent, so the caller may repeat it whatever the method does."""
+    transport, registry, *_, counter = world(scripted(1))
+    registry.problem = OutcomeUnknown("no answer to the look-up")
+    with amino.deadline(0.2), pytest.raises(NotExecuted, match="looked up"):
+        counter.add(1)
+    assert not transport.heads

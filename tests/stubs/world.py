@@ -93,10 +93,13 @@ class Registry:
     def __init__(self, *locations: Location) -> None:
         self.locations = list(locations)
         self.asked: list[Any] = []
+        self.problem: AminoError | None = None
 
     async def call(self, method: str, request: Any, *, timeout_s: float, avoid: str = "") -> Any:
         """Locate."""
         self.asked.append(request)
+        if self.problem is not None:
+            raise self.problem
         return self.locations.pop(0) if len(self.locations) > 1 else self.locations[0]
 
     def check_open(self) -> None:

@@ -94,7 +94,7 @@ class _Repeater(ClientBase):
         except (NotExecuted, OutcomeUnknown) as last:
             seconds = clock.monotonic() - started
             text = f"{call.method} was repeated for {seconds:.1f} s and its outcome is still not known: {last}"
-            if call.attempt:
+            if call.attempt or isinstance(last, OutcomeUnknown):
                 raise OutcomeUnknown(text) from last
             raise NotExecuted(text, reason=getattr(last, "reason", "deadline")) from last
         raise AssertionError("tenacity ended without an outcome")
