@@ -181,6 +181,7 @@ def by_code() -> dict[str, type[AminoError]]:
     todo: list[type[AminoError]] = [AminoError]
     while todo:
         cls = todo.pop()
-        found[cls.code] = cls
+        if "code" in vars(cls):  # a subclass without a code of its own travels as its parent
+            found[cls.code] = cls
         todo.extend(cls.__subclasses__())
     return found
