@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import amino
 from bench.cluster import ROOT, running
 from bench.rows import Row, row
 from bench.stats import percentile, sequential
@@ -66,8 +67,8 @@ def without_telemetry(source: str) -> tuple[str, int]:
 def copy_without_telemetry(folder: Path) -> int:
     """Make the build in ``folder``; returns how many switches it answers."""
     answered = 0
-    for package in ("amino", "bench"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in (Path(amino.__file__).parent, Path(__file__).parent):  # amino may be installed elsewhere
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "amino").rglob("*.py"):
         if "telemetry" in path.relative_to(folder / "amino").parts or "gen" in path.parts:
             continue

@@ -34,7 +34,8 @@ PRIVATE_REFERENCE = re.compile(
 
 
 def _modules() -> Iterator[Path]:
-    return (path for path in sorted(PACKAGE.rglob("*.py")) if GENERATED not in path.parents)
+    examples = PACKAGE / "cli" / "demo" / "apps"  # in a wheel: the demo's example, whose source is in examples/
+    return (path for path in sorted(PACKAGE.rglob("*.py")) if not {GENERATED, examples} & set(path.parents))
 
 
 def _python_files() -> Iterator[Path]:
