@@ -104,6 +104,25 @@ class SessionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+class DashboardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The page that shows the cluster.
+
+    Args:
+        listen: ``host:port`` of HTTP, or HTTPS where the server has TLS; empty: no dashboard.
+        token: what lets one act there, and beyond loopback look; empty: it only shows, on loopback.
+    """
+
+    listen: str = ""
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            _check_address("dashboard listen", self.listen)
+
+    def __repr__(self) -> str:
+        return f"DashboardConfig(listen={self.listen!r})"
+
+
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of one server that may be tuned; the others are in ``amino.limits``."""
 
@@ -139,6 +158,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: identity of the server, unique in the cluster; default: the host's name.
         listen: ``host:port`` of the peer link; port 0 takes a free one.
         grpc_listen: ``host:port`` of gRPC; empty: no gRPC.
+        health_listen: ``host:port`` that answers probes over plain HTTP, with one word of state; empty: none.
+        dashboard: the page that shows the cluster.
         advertise: ``host`` that others reach this server by, where it differs from that of ``listen``.
         labels: for placement; ``host`` is added.
         capacity: most replicas accepted, 0 for no bound.
@@ -156,6 +177,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = msgspec.field(default_factory=_host_name)
     listen: str = "127.0.0.1:7400"
     grpc_listen: str = "127.0.0.1:7401"
+    health_listen: str = ""
+    dashboard: DashboardConfig = msgspec.field(default_factory=DashboardConfig)
     advertise: str = ""
     etcd: EtcdConfig = msgspec.field(default_factory=EtcdConfig)
     session: SessionConfig = msgspec.field(default_factory=SessionConfig)
@@ -181,13 +204,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"{field}={getattr(self, field)!r}; use 1 to 128 letters, digits, '.', '_' or '-', "
                     "beginning with a letter or digit"
                 )
-        _check_address("listen", self.listen)
         if ":" in self.advertise.strip("[]"):
             raise Invalid(f"advertise={self.advertise!r}; write the host alone, the port is that of listen")
-        if self.grpc_listen:
-            _check_address("grpc_listen", self.grpc_listen)
-            if self.grpc_listen == self.listen and not self.listen.endswith(":0"):
-                raise Invalid(f"listen and grpc_listen are both {self.listen!r}; give gRPC a port of its own")
+        self._check_listeners()
         for key, value in self.labels.items():
             if not _LABEL.match(key) or len(value) > 256:
                 raise Invalid(
@@ -204,6 +223,24 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_range("hang_s", self.hang_s, HANG_S_MIN, 3600.0)
         _check_range("drain_timeout_s", self.drain_timeout_s, 0.0, 86400.0)
         _check_range("dedup_horizon_s", self.dedup_horizon_s, 2 * limits.DEADLINE_S_DEFAULT, 86400.0)
+
+    def _check_listeners(self) -> None:
+        _check_address("listen", self.listen)
+        taken = {self.listen: "listen"}
+        optional = {
+            "grpc_listen": self.grpc_listen,
+            "health_listen": self.health_listen,
+            "dashboard.listen": self.dashboard.listen,
+        }
+        for field, address in optional.items():
+            if address:
+                _check_address(field, address)
+                if address in taken and not address.endswith(":0"):
+                    raise Invalid(
+                        f"{taken[address]} and {field} are both {address!r}, and each needs an address of its own; "
+                        f"give {field} another port"
+                    )
+                taken[address] = field
 
 
 class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,6 +281,9 @@ _ENVIRONMENT = {
     "AMINO_NAME": "name",
     "AMINO_LISTEN": "listen",
     "AMINO_GRPC_LISTEN": "grpc_listen",
+    "AMINO_HEALTH_LISTEN": "health_listen",
+    "AMINO_DASHBOARD": "dashboard.listen",
+    "AMINO_DASHBOARD_TOKEN": "dashboard.token",
     "AMINO_ADVERTISE": "advertise",
     "AMINO_ETCD_ENDPOINTS": "etcd.endpoints",
     "AMINO_ETCD_USER": "etcd.user",

@@ -67,7 +67,8 @@ class NotExecuted(AminoError):
     """The call certainly did not run; repeating it is safe. The kernel client repeats it within the deadline.
 
     ``details['reason']`` is one of ``moved``, ``moving``, ``not-here``, ``stale-epoch``, ``overloaded``, ``fenced``,
-    ``not-ready``, ``unreachable``, ``deadline``.
+    ``not-ready``, ``unreachable``, ``older-release`` (a server of a later release can), ``locked``, ``deadline``. The last two are
+    not repeated: the time for it was used up.
     """
 
     code = "not-executed"
@@ -157,6 +158,45 @@ class Conflict(AminoError):
     """A guarded write found another value than it compared with; load, decide and write again."""
 
     code = "conflict"
+
+
+class LockHeld(AminoError):
+    """Somebody else held the distributed lock for as long as you were ready to wait."""
+
+    code = "lock-held"
+
+
+class LockLost(AminoError):
+    """The distributed lock is not yours any more: it could not be renewed within its TTL. Take it again before going on."""
+
+    code = "lock-lost"
+
+
+class StaleToken(AminoError):
+    """The fencing token is older than one that the microservice has seen: its lock was lost to another holder meanwhile."""
+
+    code = "stale-token"
+
+
+class EventsMissed(AminoError):
+    """Events are gone: dropped before the subscriber came, or lost with state that it had seen. Says which."""
+
+    code = "events-missed"
+
+
+class TransactionAborted(AminoError):
+    """The transaction is over and published nothing. Run its whole block again, or ``control.run`` it with retries.
+
+    ``details['reason']`` is one of ``conflict`` (another was first), ``lost`` (its private copy went with the replica that
+    held it), ``expired``, ``diverged`` (a method is not deterministic), ``refused``, ``rolled-back``.
+    """
+
+    code = "transaction-aborted"
+
+    @property
+    def reason(self) -> str:
+        """Why it was aborted."""
+        return str(self.details.get("reason", "conflict"))
 
 
 class RemoteError(AminoError):

@@ -7,6 +7,7 @@ Failure behaviour: none.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -16,6 +17,9 @@ from typing import NewType
 MicroserviceId = NewType("MicroserviceId", str)
 
 SLOT_COUNT = 64
+CACHED_MAX = 4096
+"""Facts kept about ids: each operation asks for those of its microservice a dozen times."""
+
 ROOT = "/"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -32,11 +36,13 @@ def derived_id(*parts: str | int) -> MicroserviceId:
     return MicroserviceId(hashlib.blake2b(text.encode(), digest_size=12).hexdigest())
 
 
+@functools.lru_cache(CACHED_MAX)
 def slot_of(ms_id: str) -> int:
     """Return the slot (0 to 63) that owns the microservice; a pure function of the id, equal on every server."""
     return zlib.crc32(ms_id.encode()) % SLOT_COUNT
 
 
+@functools.lru_cache(CACHED_MAX)
 def valid_name(name: str) -> bool:
     """Return whether ``name`` may name a server, cluster or microservice."""
     return _NAME.match(name) is not None

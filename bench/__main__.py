@@ -25,6 +25,10 @@ BENCHMARKS = {
     "failover": "kernel process SIGKILLed 20 times: time to the next good call, nothing acknowledged lost",
     "create": "creating, finding and deleting microservices",
     "scale": "10,000 microservices on three servers, and the loss of one",
+    "durable": "16 callers of one object whose calls are synced one by one or in groups",
+    "replication": "ConsensusRSM: writes and reads beside a raw echo, time to the next write after a kill, catching up",
+    "timers": "a thousand timers due each second, and the loss of a server",
+    "telemetry": "null calls with telemetry off, with metrics, with one call in a hundred traced, and with all traced",
     "migrate": "moving a 1 MiB object under eight callers",
 }
 

@@ -1,6 +1,6 @@
 """Amino's side of ``calls``: a client process that measures a cluster.
 
-Owns the measuring client (``python -m bench.amino_calls ADDRESS SECONDS``). Leaves comparing to ``calls``.
+Owns the measuring client (``python -m bench.amino_calls ADDRESS SECONDS [--sequential]``). Leaves comparing to ``calls``.
 Invariant: the objects that are measured live on one kernel server, the client is a process of its own.
 Failure behaviour: the client's error is raised with its output.
 """
@@ -15,12 +15,15 @@ from typing import Any
 
 from bench.cluster import ROOT
 from bench.peers.port import IN_FLIGHT, KIB, MIB
+from bench.placement import place_client
 from bench.stats import p50, rate_async, rate_threads, sequential, sequential_async
 
 
-def measure_apart(address: str, seconds: float) -> dict[str, float]:
+def measure_apart(address: str, seconds: float, *, only_sequential: bool = False) -> dict[str, float]:
     """Measure the cluster at ``address`` from a new process; loops of ``seconds`` each."""
     command = [sys.executable, "-m", "bench.amino_calls", address, str(seconds)]
+    if only_sequential:
+        command.append("--sequential")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     for text in done.stdout.splitlines():
         if text.startswith("MEASURED "):
@@ -47,6 +50,19 @@ def measure(address: str, seconds: float) -> dict[str, float]:
     return found
 
 
+def measure_sequential(address: str, seconds: float) -> dict[str, float]:
+    """As ``measure``, but only the calls one at a time that are made where their frame is read."""
+    import amino
+    from bench.workload import Null
+
+    with amino.connect(address) as connected, asyncio.Runner(loop_factory=_new_loop()) as runner:
+        null = connected.get_or_create(amino.spec(Null, name="bench-null"))
+        return {
+            "inline_us": p50(sequential(null.null_inline, seconds)) * 1e6,
+            "async_us": p50(runner.run(sequential_async(null.null_async, seconds))) * 1e6,
+        }
+
+
 async def _on_a_loop(null: Any, near: Any, seconds: float) -> dict[str, float]:
     import amino
 
@@ -69,4 +85,6 @@ def _new_loop() -> Any:
 
 
 if __name__ == "__main__":
-    print("MEASURED " + json.dumps(measure(sys.argv[1], float(sys.argv[2]))), flush=True)
+    place_client()
+    act = measure_sequential if "--sequential" in sys.argv else measure
+    print("MEASURED " + json.dumps(act(sys.argv[1], float(sys.argv[2]))), flush=True)

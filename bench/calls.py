@@ -1,8 +1,9 @@
 """Calls: Amino beside raw echo, grpcio, rpyc, Pyro5, xoscar and Ray, in one run.
 
 Owns the rounds and the bars. Leaves timing to the processes of each system. Measures take turns in several rounds, and the
-median of the rounds counts, so that what else the machine does falls on all of them alike.
-Invariant: what is compared was measured in the same run, in processes of its own, on loopback.
+median of the rounds counts, so that what else the machine does falls on all of them alike. Those that are close together have
+more rounds.
+Invariant: what is compared was measured in the same run, in processes of its own, on loopback, placed alike on cores.
 Failure behaviour: a peer that cannot run is left out of its bar, with the reason printed and noted.
 """
 
@@ -17,6 +18,7 @@ from bench.cluster import running
 from bench.peers.port import Measured
 from bench.peers.run import PEERS, Outcome
 from bench.peers.run import run as run_peer
+from bench.placement import place_server
 from bench.rows import Row, row
 from bench.stats import p50
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 SECONDS = 0.4
+CLOSE = ("rpyc", "uvloop")
+"""Peers that bars compare calls one at a time with most narrowly: they and we have ``CLOSE_ROUNDS`` more."""
+CLOSE_ROUNDS = 4
 ONCE = {"ray"}
 """Peers that take long to start run in one round only, with loops three times as long."""
 RAW_CALL_MAX = 4.5
@@ -41,17 +46,22 @@ _FIELDS = {
 
 
 def run(*, quick: bool = False) -> list[Row]:
-    """Measure everything; about a minute and a quarter, half of that when quick."""
+    """Measure everything; about two minutes, a third of that when quick."""
     rounds = 1 if quick else ROUNDS
     peers: dict[str, list[Outcome]] = {name: [] for name in PEERS}
     ours: list[dict[str, float]] = []
     with running(servers=1) as cluster:
+        place_server(cluster.local.server(cluster.servers[0]).kernel_pid)
         for number in range(rounds):
             ours.append(amino_calls.measure_apart(cluster.local.addresses[0], SECONDS))
             for name in PEERS:
                 if name not in ONCE or number == 0:
                     seconds = SECONDS * 3 if name in ONCE else SECONDS
                     peers[name].append(run_peer(name, seconds))
+        for _ in range(0 if quick else CLOSE_ROUNDS):
+            ours.append(amino_calls.measure_apart(cluster.local.addresses[0], SECONDS, only_sequential=True))
+            for name in CLOSE:
+                peers[name].append(run_peer(name, SECONDS, payloads=False))
     return judge(ours, peers) + telemetry_cost.run(quick=quick)
 
 

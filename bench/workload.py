@@ -8,7 +8,7 @@ Failure behaviour: none.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import amino
 
@@ -68,6 +68,48 @@ class Counter:
     def get(self) -> int:
         """Return the sum."""
         return self.value
+
+
+class Replicated(Counter):
+    """Counts, in both colours."""
+
+    async def add_async(self) -> int:
+        """Add one and return the sum."""
+        self.value += 1
+        return self.value
+
+    @amino.readonly
+    async def get_async(self) -> int:
+        """Return the sum."""
+        return self.value
+
+
+class Ticking:
+    """Notes when its timers fired."""
+
+    def __init__(self) -> None:
+        self.fired: dict[str, list[tuple[int, int, float, float]]] = {}
+
+    def begin(self, count: int, missed: Literal["fire", "skip", "coalesce"]) -> None:
+        """Set ``count`` timers, each due once a second, spread over the second."""
+        for number in range(count):
+            name = f"{missed}-{number}"
+            amino.timer(self._tick, after_s=1.0 + number / count, every_s=1.0, name=name, args=(name,), missed=missed)
+
+    def end(self) -> None:
+        """Cancel them."""
+        for each in amino.timers():
+            amino.cancel_timer(each.name)
+
+    def _tick(self, name: str) -> None:
+        firing = amino.current().timer
+        assert firing is not None
+        self.fired.setdefault(name, []).append((firing.number, firing.missed, amino.now() - firing.due, firing.due))
+
+    @amino.readonly
+    def report(self) -> dict[str, list[tuple[int, int, float, float]]]:
+        """Return number, missed ones before, seconds late and due time of what fired, by timer."""
+        return self.fired
 
 
 class Blob:

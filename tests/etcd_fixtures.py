@@ -23,6 +23,8 @@ from amino.coordination.etcd import EtcdStore
 from amino.errors import Invalid
 from amino.node.embedded_etcd import EmbeddedEtcd
 
+_NO_ETCD = "no etcd binary: install etcd or set AMINO_ETCD_BINARIES"
+
 
 def etcd_binaries() -> list[str]:
     """Return the etcd programs to test on."""
@@ -34,8 +36,16 @@ def etcd_binaries() -> list[str]:
     return [binary for binary in found if binary is not None]
 
 
+def an_etcd() -> str:
+    """Return the first etcd program to test on; skips the test where there is none."""
+    binaries = etcd_binaries()
+    if not binaries:
+        pytest.skip(_NO_ETCD)
+    return binaries[0]
+
+
 _BINARIES = etcd_binaries()
-_MISSING = pytest.param("", marks=pytest.mark.skip(reason="no etcd binary: install etcd or set AMINO_ETCD_BINARIES"))
+_MISSING = pytest.param("", marks=pytest.mark.skip(reason=_NO_ETCD))
 BINARY_PARAMS = [pytest.param(binary, id=f"etcd{index}") for index, binary in enumerate(_BINARIES)] or [_MISSING]
 
 

@@ -56,7 +56,12 @@ def test_options_win_over_environment_and_that_over_the_file(tmp_path, suffix, t
         ({"session.ttl_s": 1}, "session_ttl_s=1 is below 2"),
         ({"session.request_timeout_s": 2.0}, "raise the TTL"),
         ({"listen": "nowhere"}, "write host:port"),
-        ({"listen": "h:1", "grpc_listen": "h:1"}, "port of its own"),
+        ({"listen": "h:1", "grpc_listen": "h:1"}, "listen and grpc_listen are both 'h:1'"),
+        ({"health_listen": "127.0.0.1:7400"}, "give health_listen another port"),
+        ({"health_listen": "x"}, "write host:port"),
+        ({"dashboard.listen": "nowhere"}, "dashboard listen='nowhere'; write host:port"),
+        ({"dashboard.listen": "h:1", "listen": "h:1"}, "each needs an address of its own"),
+        ({"health_listen": "h:1", "dashboard.listen": "h:1"}, "health_listen and dashboard.listen are both 'h:1'"),
         ({"name": "a b"}, "name='a b'"),
         ({"capacity": -1}, "capacity=-1"),
         ({"capacity": "many"}, "capacity"),
@@ -78,6 +83,13 @@ def test_what_breaks_a_rule_is_refused_by_name(options, words):
     with pytest.raises(Invalid, match=r"^configuration: ") as caught:
         load(options)
     assert words in str(caught.value)
+
+
+def test_free_ports_are_never_the_same():
+    """Port 0 stands for whichever is free, so it may be asked for everywhere."""
+    anywhere = "127.0.0.1:0"
+    asked = load({"listen": anywhere, "grpc_listen": anywhere, "health_listen": anywhere, "dashboard.listen": anywhere})
+    assert asked.listen == asked.grpc_listen == asked.health_listen == asked.dashboard.listen
 
 
 @pytest.mark.parametrize(
@@ -124,3 +136,11 @@ def test_a_client_takes_several_addresses():
     assert ClientConfig(address="a:1, b:2").addresses == ("a:1", "b:2")
     with pytest.raises(Invalid, match="address='b'"):
         ClientConfig(address="a:1,b")
+
+
+def test_the_dashboards_token_comes_from_the_environment_and_is_not_shown():
+    """The token is read beside the address, and printing a configuration does not tell it."""
+    environ = {"AMINO_DASHBOARD": "127.0.0.1:7480", "AMINO_DASHBOARD_TOKEN": "something-secret-enough"}
+    config = load_server_config({}, environ=environ)
+    assert (config.dashboard.listen, config.dashboard.token) == ("127.0.0.1:7480", "something-secret-enough")
+    assert "something-secret" not in repr(config)

@@ -4,6 +4,7 @@ Owns the driver that runs a coroutine to its end in a thread without a loop. Cod
 chain, locks) is written once as ``async def`` and waits only through primitives that ask ``on_loop()``: with a running
 loop they await; without one they block and never suspend, so the coroutine finishes in its first step. That keeps a
 blocking caller on its own thread: no hand-over to a loop thread, which costs more than the call itself.
+Where a call would wait long for something outside, such as a disk or another server, it may leave its thread (``surface``).
 Leaves scheduling to asyncio. Invariant: ``drive`` never starts a loop.
 Failure behaviour: a coroutine that suspends under ``drive`` is closed and reported as a bug.
 """
@@ -12,15 +13,78 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 - see below
+"""Returns the loop that this thread is running right now, or None: the documented fast look-up, without raising."""
+
+
 def on_loop() -> bool:
     """Return whether this thread is running an event loop right now."""
-    return asyncio._get_running_loop() is not None  # noqa: SLF001 - the documented fast look-up, without raising
+    return running_loop() is not None
+
+
+class _Surface:
+    """Awaited in a thread, gives the coroutine back to who drives it there, to be carried on on a loop."""
+
+    def __await__(self) -> Generator[_Surface, None, None]:
+        yield self
+
+
+_SURFACE = _Surface()
+
+
+async def surface() -> None:
+    """Go on on the loop of ``dive``, which must be driving us if this is a thread: a long wait then keeps no thread."""
+    if not on_loop():
+        await _SURFACE
+
+
+def dive(coroutine: Coroutine[Any, Any, None], surfaced: Callable[[Surfaced], None]) -> None:
+    """As ``drive``, but the coroutine may ``surface``: then ``surfaced`` gets the rest of it, to be run on a loop."""
+    context = copy_context()
+    try:
+        given = context.run(coroutine.send, None)
+    except StopIteration:
+        return
+    if given is _SURFACE:
+        surfaced(Surfaced(coroutine, context))
+        return
+    coroutine.close()
+    raise RuntimeError(
+        f"{coroutine!r} awaited an event-loop primitive in a blocking call; wait through its context instead"
+    )
+
+
+class Surfaced(Coroutine[Any, Any, None]):
+    """The rest of a coroutine that has begun in a thread; it keeps the context that it began in."""
+
+    __slots__ = ("__weakref__", "_context", "_rest")
+    __name__ = "surfaced"
+
+    def __init__(self, rest: Coroutine[Any, Any, None], context: Context) -> None:
+        self._rest = rest
+        self._context = context
+
+    def __await__(self) -> Any:
+        raise TypeError(f"a {self.__name__} coroutine is for a task of its own; nobody awaits it")
+
+    def send(self, value: Any) -> Any:
+        """Take a step."""
+        return self._context.run(self._rest.send, value)
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:  # noqa: ARG002 - the coroutine's
+        """Raise an error, such as the task's cancellation, in it."""
+        return self._context.run(self._rest.throw, kind if value is None else value)
+
+    def close(self) -> None:
+        """End it."""
+        self._context.run(self._rest.close)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -68,7 +132,7 @@ async def on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T],
     Raises:
         TimeoutError: no result within ``timeout_s`` seconds; the coroutine has been cancelled.
     """
-    running = asyncio._get_running_loop()  # noqa: SLF001 - as in on_loop
+    running = running_loop()
     if running is loop:
         return await (coroutine if timeout_s is None else asyncio.wait_for(coroutine, timeout_s))
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)

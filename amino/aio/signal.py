@@ -10,7 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Lock
 
 T = TypeVar("T")
 
@@ -24,7 +29,7 @@ class Signal(Generic[T]):
         self._lock = threading.Lock()
         self._done = False
         self._value: T | None = None
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Event] = []
+        self._waiters: list[_Waiter | Callable[[T], None]] = []
 
     def __repr__(self) -> str:
         return f"Signal({'set' if self._done else 'unset'}, {len(self._waiters)} waiting)"
@@ -49,8 +54,11 @@ class Signal(Generic[T]):
             waiters, self._waiters = self._waiters, []
         running = asyncio._get_running_loop()  # noqa: SLF001 - the documented fast look-up, without raising
         for waiter in waiters:
-            if isinstance(waiter, threading.Event):
-                waiter.set()
+            if not isinstance(waiter, tuple):
+                if callable(waiter):
+                    waiter(value)
+                else:
+                    waiter.release()
                 continue
             loop, future = waiter
             if loop is running:
@@ -58,6 +66,14 @@ class Signal(Generic[T]):
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, future)
         return True
+
+    def then(self, act: Callable[[T], None]) -> None:
+        """Have ``act`` called with the value: by who sets it, or right here if it is set. It neither waits nor raises."""
+        with self._lock:
+            if not self._done:
+                self._waiters.append(act)
+                return
+        act(self._value)  # type: ignore[arg-type]
 
     async def wait(self, timeout_s: float | None = None) -> T:
         """Wait until set and return the value.
@@ -72,36 +88,36 @@ class Signal(Generic[T]):
             return self._value  # type: ignore[return-value]
         loop = asyncio._get_running_loop()  # noqa: SLF001 - as above
         if loop is None:
-            event = threading.Event()
-            if self._enlist(event) and not event.wait(timeout_s):
-                self._retire(event)
+            wake = threading.Lock()  # far cheaper than an event
+            wake.acquire()
+            bound_s = -1.0 if timeout_s is None else min(max(timeout_s, 0.0), threading.TIMEOUT_MAX)
+            if self._enlist(wake) and not wake.acquire(timeout=bound_s):
+                self._retire(wake)
                 if not self._done:
                     raise TimeoutError
             return self._value  # type: ignore[return-value]
         future: asyncio.Future[None] = loop.create_future()
         entry = (loop, future)
         if self._enlist(entry):
+            timer = loop.call_later(max(timeout_s, 0.0), _resolve, future) if timeout_s is not None else None
             try:
-                if timeout_s is None:
-                    await future
-                else:
-                    async with asyncio.timeout(timeout_s):
-                        await future
-            except TimeoutError:
-                if not self._done:
-                    raise
+                await future
             finally:
+                if timer is not None:
+                    timer.cancel()
                 self._retire(entry)
+            if not self._done:
+                raise TimeoutError
         return self._value  # type: ignore[return-value]
 
-    def _enlist(self, waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Event) -> bool:
+    def _enlist(self, waiter: _Waiter) -> bool:
         with self._lock:
             if self._done:
                 return False
             self._waiters.append(waiter)
             return True
 
-    def _retire(self, waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Event) -> None:
+    def _retire(self, waiter: _Waiter) -> None:
         with self._lock:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from amino.aio.eager import Eager
+
 _log = logging.getLogger("amino.tasks")
 T = TypeVar("T")
 
@@ -22,13 +24,17 @@ class TaskOwner:
     Args:
         name: shown in logs.
         on_failure: called on the loop with the exception of a task that failed unexpectedly.
+
+    Attributes:
+        closed: whether it starts no more tasks.
     """
 
     def __init__(self, name: str, on_failure: Callable[[BaseException], None] | None = None) -> None:
         self._name = name
         self._on_failure = on_failure
         self._tasks: dict[asyncio.Task[Any], None] = {}  # a dict keeps the order
-        self._closed = False
+        self._eager: Eager | None = None
+        self.closed = False
 
     def __repr__(self) -> str:
         return f"TaskOwner({self._name}, {len(self._tasks)} tasks)"
@@ -40,10 +46,34 @@ class TaskOwner:
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> asyncio.Task[T]:
         """Start ``coroutine`` as a task of this owner; needs a running loop. Refused after ``aclose``."""
-        if self._closed:
+        if self.closed:
             coroutine.close()
             raise RuntimeError(f"{self._name} is closed and starts no more tasks")
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}:{name}")
+        self._tasks[task] = None
+        task.add_done_callback(self._ended)
+        return task
+
+    def start(self, coroutine: Coroutine[Any, Any, T], name: str = "") -> tuple[T] | asyncio.Task[T]:
+        """As ``spawn``, but run ``coroutine`` at once, right here, until it ends or waits for something.
+
+        Returns:
+            Its result, in a tuple, if it has ended, else its task.
+
+        Raises:
+            BaseException: what it raised before it waited for anything. RuntimeError: as ``spawn``.
+        """
+        if self.closed:
+            coroutine.close()
+            raise RuntimeError(f"{self._name} is closed and starts no more tasks")
+        eager = self._eager
+        if eager is None:
+            eager = self._eager = Eager(asyncio.get_running_loop())
+        started = eager.start(coroutine)
+        if type(started) is tuple:
+            return started
+        task: asyncio.Task[T] = started  # type: ignore[assignment]
+        task.set_name(f"{self._name}:{name}")
         self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task
@@ -60,10 +90,12 @@ class TaskOwner:
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait for them, except the one that calls. Idempotent."""
-        self._closed = True
+        self.closed = True
         me = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not me]
         for task in tasks:
             task.cancel()
+        if self._eager is not None:
+            tasks += self._eager.close()
         if tasks:
             await asyncio.wait(tasks)

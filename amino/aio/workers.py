@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 _log = logging.getLogger("amino.workers")
 
@@ -36,6 +36,9 @@ class InlineWorkers:
 class Workers:
     """A bounded pool of daemon threads, started on demand.
 
+    The thread that fell asleep last is woken first, one that is awake anyway takes the next job without sleeping, and each
+    wakes at most one other: few threads do most of the work, unless it blocks.
+
     Args:
         threads_max: most threads at once (1 or more).
         idle_s: an idle thread ends after so many seconds.
@@ -47,10 +50,12 @@ class Workers:
         self._max = threads_max
         self._idle_s = idle_s
         self._name = name
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._asleep: list[threading.Lock] = []
+        self._waking = False  # one thread is on the way from its sleep to the jobs
         self._threads = 0
-        self._free = 0
+        self._free = 0  # threads without a job, less the jobs that wait: so many more can be taken at once
         self._closed = False
 
     def __repr__(self) -> str:
@@ -73,53 +78,65 @@ class Workers:
                 return False
             if self._free > 0:
                 self._free -= 1
-                start = False
-            elif self._threads < self._max:
-                self._threads += 1
-                start = True
-            else:
+                self._jobs.append(job)
+                self._wake_one()
+                return True
+            if self._threads >= self._max:
                 return False
-        if start:
-            threading.Thread(target=self._run, args=([job],), name=self._name, daemon=True).start()
-        else:
-            self._jobs.put(job)
+            self._threads += 1
+        threading.Thread(target=self._run, args=([job],), name=self._name, daemon=True).start()
         return True
 
+    def _wake_one(self) -> None:
+        """With the lock: see that somebody comes for the next job; if nobody sleeps, somebody is about to look anyway."""
+        if self._asleep and not self._waking:
+            self._waking = True
+            self._asleep.pop().release()
+
     def _run(self, first: list[Callable[[], None]]) -> None:
-        job = first.pop()  # out of the thread's own arguments, which live as long as it does
-        while True:
+        wake = threading.Lock()
+        wake.acquire()
+        job: Callable[[], None] | None = first.pop()  # out of the thread's own arguments, which live as long as it does
+        while job is not None:
             try:
                 job()
             except BaseException:  # noqa: BLE001 - a thread must outlive any job; the job reports its own errors
                 _log.exception("a worker job raised")
-            del job  # idle, this thread must not keep alive what the job was about
+            job = None  # idle, this thread must not keep alive what the job was about
             with self._lock:
-                if self._closed:
-                    self._threads -= 1
-                    return
                 self._free += 1
-            following: Callable[[], None] | None = None
-            try:
-                following = self._jobs.get(timeout=self._idle_s)
-            except Empty:
-                with self._lock:
-                    if self._free > 0:  # nobody counted on us meanwhile
-                        self._free -= 1
-                        self._threads -= 1
-                        return
-                following = self._jobs.get()
-            if following is None:
-                with self._lock:
+            job = self._next(wake)
+
+    def _next(self, wake: threading.Lock) -> Callable[[], None] | None:
+        """Wait for a job; None to end, after idling for long or when closed."""
+        rested = woken = False
+        while True:
+            with self._lock:
+                if woken:
+                    self._waking = False
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    if self._jobs:
+                        self._wake_one()
+                    return job
+                if rested or self._closed:
+                    self._free -= 1
                     self._threads -= 1
-                return
-            job, following = following, None
+                    return None
+                self._asleep.append(wake)
+            woken = wake.acquire(timeout=self._idle_s)
+            if not woken:
+                with self._lock:
+                    rested = wake in self._asleep
+                    if rested:
+                        self._asleep.remove(wake)
+                if not rested:
+                    woken = wake.acquire()  # somebody is waking us right now
 
     def close(self) -> None:
         """Let idle threads end and refuse further jobs; running jobs finish. Idempotent, never waits."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
-            free, self._free = self._free, 0
-        for _ in range(free):
-            self._jobs.put(None)
+            asleep, self._asleep = self._asleep, []
+        for wake in asleep:
+            wake.release()

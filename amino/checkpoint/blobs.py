@@ -65,6 +65,17 @@ class StoredBlobs:
             )
         return content
 
+    async def take(self, url: str) -> bytes | None:
+        """Remove a blob and return its content; None if it is not there.
+
+        Raises:
+            StoreFailed: it cannot be read or removed.
+        """
+        content = None if self._access is None else await self._access.read(url)
+        if self._access is not None and content is not None:
+            await self._access.delete(url)
+        return content
+
     async def collect(self, manifests: Mapping[str, tuple[Manifest, ...]], mine: Callable[[str], bool]) -> int:
         """Remove files that crashes left behind and that nothing names; returns how many. See ``collector.collect``.
 

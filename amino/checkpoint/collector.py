@@ -1,6 +1,6 @@
 """Removing checkpoint files that nothing names any more.
 
-Owns deletion of a microservice's files and collection of orphans. Leaves manifests to the OMS, which deletes them
+Owns deletion of a microservice's files (descriptions too) and collection of orphans. Leaves manifests to the OMS, which deletes them
 after the files.
 Invariants: a file that a manifest names, or that is younger than the horizon (it may be about to be published), is never
 collected. Failure behaviour: ``StoreFailed``; what was removed stays removed, calling again goes on.
@@ -14,7 +14,7 @@ from typing import Any
 
 from amino.checkpoint import names
 from amino.checkpoint.access import StoreAccess
-from amino.checkpoint.store import CheckpointStore
+from amino.checkpoint.store import CheckpointStore, StoredFile
 from amino.contracts.documents import Manifest
 
 HORIZON_S = 3600.0
@@ -59,7 +59,8 @@ async def collect(
 
 
 def _delete_all(store: CheckpointStore, ms_id: str) -> int:
-    keys = [file.key for file in store.list(names.checkpoints_of(ms_id))]
+    keys = [file.key for file in store.list(names.descriptions_of(ms_id))]  # first: without one nothing brings it back
+    keys += [file.key for file in store.list(names.checkpoints_of(ms_id))]
     if store.exists(names.arguments(ms_id)):
         keys.append(names.arguments(ms_id))
     for key in keys:
@@ -72,11 +73,35 @@ def _collect(
 ) -> int:
     now = _now(store)
     removed = store.sweep(horizon_s)
+    kept: set[str] = set()
     for file in store.list(names.CHECKPOINTS):
         horizon = horizon_of(names.microservice_of(file.key))
-        if horizon is not None and file.key not in named and now - file.modified_at >= horizon:
+        if horizon is not None and names.checkpoint_of(file.key) not in named and now - file.modified_at >= horizon:
             store.delete(file.key)
             removed += 1
+        else:
+            kept.add(names.microservice_of(file.key))
+    return removed + _collect_descriptions(store, kept, horizon_of, now)
+
+
+def _collect_descriptions(
+    store: CheckpointStore, kept: set[str], horizon_of: Callable[[str], float | None], now: float
+) -> int:
+    """Remove descriptions that a newer one of the same group has replaced, and those of what has no checkpoint."""
+    described: dict[tuple[str, str], list[StoredFile]] = {}
+    for file in store.list(names.DESCRIPTIONS):
+        described.setdefault(names.group_of_description(file.key), []).append(file)
+    removed = 0
+    for (ms_id, _), files in described.items():
+        horizon = horizon_of(ms_id)
+        if horizon is None:
+            continue
+        newest = max(file.modified_at for file in files)
+        for file in files:
+            replaced = file.modified_at < newest - horizon
+            if replaced or (ms_id not in kept and now - file.modified_at >= horizon):
+                store.delete(file.key)
+                removed += 1
     return removed
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import threading
@@ -25,6 +26,7 @@ from amino.errors import AlreadyExists, StoreFailed
 
 _PARTIAL = ".partial"
 _ATTEMPTS_MAX = 100
+_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _FOLDERS_CAN_SYNC = os.name != "nt"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -36,6 +38,40 @@ def folder_of(url: str) -> Path:
     return Path(LocalFileSystem._strip_protocol(url))  # noqa: SLF001 - fsspec's own reading of such URLs, Windows included
 
 
+class FileSegment:
+    """Implements ``store.Segment``: a file that is appended to and synced."""
+
+    def __init__(self, store: FileStore, key: str, descriptor: int) -> None:
+        self._store = store
+        self._key = key
+        self._descriptor = descriptor
+        self._lock = threading.Lock()  # whoever gave up on a write that hangs must not close the file under it
+
+    def append(self, data: Buffer) -> None:
+        """Add ``data`` and sync it."""
+        with self._lock, self._store.translated("append to", self._key):
+            self._write(data)
+            _sync_content(self._descriptor)
+
+    def note(self, data: Buffer) -> bool:
+        """Add ``data``, which the system writes in its own time."""
+        with self._lock, self._store.translated("append to", self._key):
+            self._write(data)
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _write(self, data: Buffer) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+
 class FileStore:
     """A store in the folder ``root``, created if need be; ``cluster`` is kept in a folder below it."""
 
@@ -44,8 +80,8 @@ class FileStore:
     def __init__(self, root: Path, cluster: str = "") -> None:
         self._root = root / cluster if cluster else root
         self._lock = threading.Lock()
-        self._synced: dict[Path, int] = {}
-        with self._translated("open", ""):
+        self._synced: dict[Path, tuple[int, ...]] = {}
+        with self.translated("open", ""):
             (self._root / _PARTIAL).mkdir(parents=True, exist_ok=True)
             for folder in (self._root, *self._root.parents):  # any of them may have been made just now
                 try:
@@ -65,7 +101,7 @@ class FileStore:
         """Store ``parts`` under ``key``, synced, all or nothing."""
         final = self._path(key)
         partial = self._root / _PARTIAL / secrets.token_hex(12)
-        with self._translated("write", key):
+        with self.translated("write", key):
             try:
                 self._write_synced(partial, parts)
                 self._put_in_place(partial, final)
@@ -76,7 +112,7 @@ class FileStore:
     def read(self, key: str) -> bytes | None:
         """Return the content of ``key``, None if there is no such file."""
         path = self._path(key)
-        with self._translated("read", key):
+        with self.translated("read", key):
             try:
                 return path.read_bytes()
             except FileNotFoundError:
@@ -86,7 +122,7 @@ class FileStore:
     def exists(self, key: str) -> bool:
         """Return whether ``key`` has been written."""
         path = self._path(key)
-        with self._translated("read", key):
+        with self.translated("read", key):
             if path.exists():
                 return True
             self._check_root()
@@ -95,7 +131,7 @@ class FileStore:
     def delete(self, key: str) -> None:
         """Remove ``key`` and the folders that are empty then."""
         path = self._path(key)
-        with self._translated("delete", key):
+        with self.translated("delete", key):
             try:
                 path.unlink()
             except FileNotFoundError:
@@ -115,7 +151,7 @@ class FileStore:
         check_prefix(prefix)
         start = self._root.joinpath(*prefix.split("/")[:-1]) if prefix else self._root
         found: list[StoredFile] = []
-        with self._translated("list", prefix):
+        with self.translated("list", prefix):
             self._check_root()
             for folder, folders, names in os.walk(start, onerror=_reraise_unless_missing):
                 if Path(folder) == self._root and _PARTIAL in folders:
@@ -128,10 +164,44 @@ class FileStore:
                         found.append(StoredFile(key, status.st_size, status.st_mtime))
         return sorted(found, key=lambda file: file.key)
 
+    def open_segment(self, key: str) -> FileSegment:
+        """Create the segment ``key``, empty."""
+        final = self._path(key)
+        with self.translated("create", key):
+            for _ in range(_ATTEMPTS_MAX):
+                try:
+                    descriptor = os.open(final, _APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+                except FileNotFoundError:
+                    self._check_root()
+                    with contextlib.suppress(FileNotFoundError, FileExistsError):  # as in _put_in_place
+                        final.parent.mkdir(parents=True, exist_ok=True)
+                    continue
+                except FileExistsError:
+                    raise AlreadyExists(
+                        f"{final.name!r} is already in {self.url}; choose a fresh name", name=final.name
+                    ) from None
+                segment = FileSegment(self, key, descriptor)
+                try:
+                    self._sync_from(final.parent)
+                except BaseException:
+                    segment.close()
+                    raise
+                return segment
+            raise OSError(errno.EBUSY, "the folder is removed again and again", str(final.parent))
+
+    def read_segment(self, key: str) -> tuple[bytes, bool] | None:
+        """Return what was appended to ``key``; its end may be torn."""
+        content = self.read(key)
+        return None if content is None else (content, False)
+
+    def delete_segment(self, key: str) -> None:
+        """Remove it."""
+        self.delete(key)
+
     def sweep(self, older_than_s: float) -> int:
         """Remove partial files older than ``older_than_s`` seconds by the store's own clock."""
         removed = 0
-        with self._translated("sweep", _PARTIAL):
+        with self.translated("sweep", _PARTIAL):
             probe = self._root / _PARTIAL / secrets.token_hex(12)
             probe.touch()
             now = probe.stat().st_mtime
@@ -195,26 +265,30 @@ class FileStore:
         os.replace(partial, final)
 
     def _sync_from(self, folder: Path) -> None:
-        """Sync ``folder``; and its parents, unless this very folder is known to be durable."""
-        inode = self._sync_folder(folder)
-        if self._synced.get(folder) == inode:
+        """Sync ``folder``; and its parents, unless they are as they were when they were last synced for it.
+
+        The folder's own inode would not do: another folder of the same name may have got the number of one removed.
+        """
+        self._sync_folder(folder)
+        parents = [*itertools.takewhile(lambda one: one != self._root, folder.parents), self._root]
+        if folder == self._root:
             return
-        for parent in folder.parents:
+        changed = tuple(parent.stat().st_mtime_ns for parent in parents)
+        if self._synced.get(folder) == changed:
+            return
+        for parent in parents:
             self._sync_folder(parent)
-            if parent == self._root:
-                break
         with self._lock:
             if len(self._synced) > 100_000:
                 self._synced.clear()
-            self._synced[folder] = inode
+            self._synced[folder] = changed
 
-    def _sync_folder(self, folder: Path) -> int:
+    def _sync_folder(self, folder: Path) -> None:
         if not _FOLDERS_CAN_SYNC:
-            return 0
+            return
         descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:
             os.fsync(descriptor)
-            return os.fstat(descriptor).st_ino
         finally:
             os.close(descriptor)
 
@@ -223,7 +297,7 @@ class FileStore:
             raise OSError(errno.ESTALE, "the store's folder has vanished", str(self._root))
 
     @contextlib.contextmanager
-    def _translated(self, action: str, key: str) -> Iterator[None]:
+    def translated(self, action: str, key: str) -> Iterator[None]:
         """Translate the system's errors; the one place where that is done."""
         try:
             yield
@@ -248,6 +322,11 @@ class FileStore:
             store=str(self._root),
             at=time.time(),
         )
+
+
+def _sync_content(descriptor: int) -> None:
+    """Sync what the file holds and its length; other metadata may wait where the system can tell them apart."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def _reraise_unless_missing(error: OSError) -> None:

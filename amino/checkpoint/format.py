@@ -79,6 +79,16 @@ def decode(data: bytes, sha256: str) -> bytes:
     return snapshot
 
 
+def digest_in(data: bytes) -> str:
+    """Return the checksum that a file states of itself, as manifests have it; empty if it is too short to have one."""
+    return data[_PREFIX.size : HEADER_BYTES].hex() if len(data) >= HEADER_BYTES else ""
+
+
+def decode_whole(data: bytes) -> bytes:
+    """As ``decode``, by the checksum that the file states of itself."""
+    return decode(data, digest_in(data))
+
+
 def _digest(prefix: bytes, content: Buffer) -> bytes:
     checksum = hashlib.sha256(prefix)
     checksum.update(content)

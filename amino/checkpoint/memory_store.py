@@ -63,10 +63,50 @@ class MemoryCheckpointStore:
             if key.startswith(prefix)
         ]
 
+    def open_segment(self, key: str) -> MemorySegment:
+        """Create the segment ``key``."""
+        self.write(key, [b""])
+        return MemorySegment(self, key)
+
+    def read_segment(self, key: str) -> tuple[bytes, bool] | None:
+        """Return what was appended to ``key``."""
+        content = self.read(key)
+        return None if content is None else (content, False)
+
+    def delete_segment(self, key: str) -> None:
+        """Remove it."""
+        self.delete(key)
+
+    def extend(self, key: str, data: Buffer) -> None:
+        """Add ``data`` to ``key``, which stays gone if it was deleted."""
+        found = self._files.get(key)
+        if found is not None:
+            self._files[key] = (found[0] + bytes(data), self._now())
+
     def sweep(self, older_than_s: float) -> int:
         """Do nothing: writes are never interrupted."""
         del older_than_s
         return 0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class MemorySegment:
+    """Implements ``store.Segment``."""
+
+    def __init__(self, store: MemoryCheckpointStore, key: str) -> None:
+        self._store = store
+        self._key = key
+
+    def append(self, data: Buffer) -> None:
+        """Add ``data``."""
+        self._store.extend(self._key, data)
+
+    def note(self, data: Buffer) -> bool:
+        """Add ``data``."""
+        self._store.extend(self._key, data)
+        return True
 
     def close(self) -> None:
         """Do nothing."""

@@ -8,17 +8,23 @@ Failure behaviour: a name that would leave its place is refused with ``Invalid``
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from amino.errors import Invalid
 
 IDENTITY = "amino-store-id"
 CHECKPOINTS = "checkpoints/"
+DESCRIPTIONS = "descriptions/"
+REBUILDS = "rebuilds/"
 ARGUMENTS = "arguments/"
 CODE = "code/"
 MEMBERS = "members/"
 PROBES = "probes/"
 
 _KEY_LENGTH_MAX = 512
+_LOG = ".log"
+_SEAL = ".log.sealed"
+_CHECKPOINT = re.compile(r"(\d+)-(\d+)-[0-9a-f]+")
 _PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,199}[A-Za-z0-9_-])?\Z")
 
 
@@ -55,9 +61,65 @@ def checkpoint(ms_id: str, path: str, epoch: int, sequence: int, random: str) ->
     return f"{CHECKPOINTS}{ms_id}{path.rstrip('/')}/{epoch}-{sequence}-{random}"
 
 
+def log_of(url: str) -> str:
+    """Return the name of the log that goes on from the checkpoint ``url``."""
+    return f"{url}{_LOG}"
+
+
+def seal_of(url: str) -> str:
+    """Return the name of the marker that ends the log of the checkpoint ``url``."""
+    return f"{url}{_SEAL}"
+
+
+def checkpoint_of(key: str) -> str:
+    """Return the name of the checkpoint that a file is, or is of the log of."""
+    return key.partition(_LOG)[0]
+
+
 def microservice_of(key: str) -> str:
-    """Return the id of the microservice whose checkpoint ``key`` is."""
-    return key[len(CHECKPOINTS) :].partition("/")[0]
+    """Return the id of the microservice whose checkpoint, or description, ``key`` is."""
+    return key.split("/", 2)[1]
+
+
+class CheckpointName(NamedTuple):
+    """What the name of a checkpoint, or of its log or seal, tells."""
+
+    microservice: str
+    path: str
+    epoch: int
+    sequence: int
+    url: str
+
+
+def parse_checkpoint(key: str) -> CheckpointName | None:
+    """Return what the name of a file below ``CHECKPOINTS`` tells, None if it is none of ours."""
+    url = checkpoint_of(key)
+    ms_id, *path, last = url[len(CHECKPOINTS) :].split("/")
+    found = _CHECKPOINT.fullmatch(last)
+    if found is None or not ms_id:
+        return None
+    return CheckpointName(ms_id, "/" + "/".join(path), int(found[1]), int(found[2]), url)
+
+
+def descriptions_of(ms_id: str) -> str:
+    """Return the prefix of a microservice's descriptions."""
+    return f"{DESCRIPTIONS}{ms_id}/"
+
+
+def description(ms_id: str, path: str, digest: str) -> str:
+    """Return the name of the description of a group; the same content always has the same name."""
+    return f"{DESCRIPTIONS}{ms_id}{path.rstrip('/')}/{digest[:32]}"
+
+
+def group_of_description(key: str) -> tuple[str, str]:
+    """Return id and path of the group that the description ``key`` is of."""
+    ms_id, *path, _ = key[len(DESCRIPTIONS) :].split("/")
+    return ms_id, "/" + "/".join(path)
+
+
+def rebuild(number: int) -> str:
+    """Return the name of the marker that the ``number``-th rebuilding of the cluster leaves."""
+    return f"{REBUILDS}{number}"
 
 
 def arguments(ms_id: str) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from amino.checkpoint.names import check_prefix, parts_of
 from amino.checkpoint.store import Buffer, StoredFile
-from amino.errors import AlreadyExists, Invalid, StoreFailed
+from amino.errors import AlreadyExists, CorruptCheckpoint, Invalid, StoreFailed
 
 _CONNECT_TIMEOUT_S_MAX = 5.0
 
@@ -130,6 +130,35 @@ class ObjectStore:
             key=lambda file: file.key,
         )
 
+    def open_segment(self, key: str) -> ObjectSegment:
+        """Return the segment ``key``: a numbered object per append, each created atomically."""
+        if not self._creates:
+            raise Invalid(
+                f"{self.url} can neither append with sync nor create objects atomically (only file:// and s3:// can), "
+                "so nothing can be made durable call by call there; use PeriodicCheckpoint, or another store"
+            )
+        parts_of(key)
+        return ObjectSegment(self, key)
+
+    def read_segment(self, key: str) -> tuple[bytes, bool] | None:
+        """Return what was appended to ``key``, up to a gap; an empty segment cannot be told from a missing one."""
+        found = {file.key: None for file in self.list(f"{key}/")}
+        parts: list[bytes] = []
+        while (name := ObjectSegment.name(key, len(parts) + 1)) in found:
+            parts.append(self.read(name) or b"")
+        if len(parts) != len(found):
+            raise CorruptCheckpoint(
+                f"{ObjectSegment.name(key, len(parts) + 1)!r} is missing from {self.url}, though later ones are there; "
+                "bring it back from a backup",
+                kind="gaps",
+            )
+        return b"".join(parts), True
+
+    def delete_segment(self, key: str) -> None:
+        """Remove all its objects, the last ones first."""
+        for file in reversed(self.list(f"{key}/")):
+            self.delete(file.key)
+
     def sweep(self, older_than_s: float) -> int:
         """Do nothing: interrupted writes leave no object; unfinished uploads are the bucket's lifecycle rule's."""
         del older_than_s
@@ -178,6 +207,32 @@ class ObjectStore:
             kind=kind,
             store=self.url,
         )
+
+
+class ObjectSegment:
+    """Implements ``store.Segment``: each append is one object, which appears whole or not at all."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._count = 0
+
+    @staticmethod
+    def name(key: str, number: int) -> str:
+        """Return the name of the object of one append."""
+        return f"{key}/{number:010d}"
+
+    def append(self, data: Buffer) -> None:
+        """Create the next object."""
+        self._count += 1
+        self._store.write(self.name(self._key, self._count), [data])
+
+    def note(self, data: Buffer) -> bool:  # noqa: ARG002 - the port's form
+        """Do nothing: it would cost a request, and no object is ever torn."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class _Closed:

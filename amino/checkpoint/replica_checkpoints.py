@@ -11,22 +11,28 @@ guarded write to the same manifest, never by a plain read; if that takes too lon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random as random_module
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from amino.aio import mode
 from amino.aio.clock import Clock
 from amino.aio.signal import Turn
 from amino.checkpoint import format as file_format
-from amino.checkpoint import names
+from amino.checkpoint import log_format, names
 from amino.checkpoint.access import StoreAccess
-from amino.checkpoint.publication import Holder, added, next_sequence, refusal
+from amino.checkpoint.description import About, Describer
+from amino.checkpoint.operation_log import OperationLog
+from amino.checkpoint.publication import Holder, Validity, added, next_sequence, refusal
+from amino.checkpoint.store import CheckpointStore, Segment
 from amino.contracts.documents import CheckpointEntry, GroupDocument, Manifest, decode, encode
 from amino.coordination.keys import Keys
 from amino.coordination.store import Get, Put, Record, Store, TxnResult, created_at, unchanged
-from amino.errors import CoordinationUnavailable, CorruptCheckpoint, NotExecuted, StoreFailed
+from amino.errors import AlreadyExists, CoordinationUnavailable, CorruptCheckpoint, NotExecuted, StoreFailed
 from amino.ids import slot_of
 from amino.limits import HOLD_S
 from amino.telemetry import names as shown
@@ -43,23 +49,6 @@ UNKNOWN = -1  # no key ever has this revision: a compare with it fails, and its 
 RETRY_S_MAX = 1.0
 _RESTORES_MAX = 3
 _SILENT = Telemetry.disabled()
-
-
-class Validity(Protocol):
-    """The server's session, as far as checkpoints need it (``coordination.session.SessionView``)."""
-
-    @property
-    def incarnation(self) -> int:
-        """Create revision of the server's key."""
-        ...
-
-    def valid(self) -> bool:
-        """Whether the session is proved to be valid now."""
-        ...
-
-    async def wait_valid(self, hold_s: float) -> bool:
-        """Wait on the server's loop until it is valid, at most ``hold_s`` seconds; returns whether it is."""
-        ...
 
 
 class Domain:
@@ -105,15 +94,23 @@ class Domain:
         return f"Domain({self.server}, {self.access!r})"
 
     def of(
-        self, microservice: str, path: str, replica: str, epoch: int, document_revision: int = UNKNOWN
+        self,
+        microservice: str,
+        path: str,
+        replica: str,
+        epoch: int,
+        document_revision: int = UNKNOWN,
+        about: About | None = None,
     ) -> ReplicaCheckpoints:
         """Return the checkpoints of a group, for the replica that this server has of it at ``epoch``.
 
         Args:
             document_revision: mod revision of the group's document as far as known.
+            about: for the description beside the checkpoints; None for none.
         """
         holder = Holder(microservice, path, replica, self.server, self.session.incarnation, epoch)
-        return ReplicaCheckpoints(self, holder, document_revision)
+        describer = Describer(self.access, self.loop, about, microservice, path) if about is not None else None
+        return ReplicaCheckpoints(self, holder, document_revision, describer)
 
 
 class ReplicaCheckpoints:
@@ -122,13 +119,19 @@ class ReplicaCheckpoints:
     Writes are published in the order of the calls: whoever takes snapshots from several places orders its calls.
     """
 
-    def __init__(self, domain: Domain, holder: Holder, document_revision: int = UNKNOWN) -> None:
+    def __init__(
+        self, domain: Domain, holder: Holder, document_revision: int = UNKNOWN, describer: Describer | None = None
+    ) -> None:
         self._domain = domain
         self._holder = holder
+        self._describer = describer
         self._document_revision = document_revision
         self._manifest: Manifest | None = None
         self._manifest_revision = 0
         self._rejected: set[str] = set()
+        self._restored = ""
+        self._log: OperationLog | None = None
+        self._log_sizes: dict[str, int] = {}
         self._turn = Turn()
         keys = domain.keys
         self._server_key = keys.server(holder.server)
@@ -138,6 +141,11 @@ class ReplicaCheckpoints:
     def __repr__(self) -> str:
         holder = self._holder
         return f"ReplicaCheckpoints({holder.microservice}{holder.path} of {holder.replica}, epoch {holder.epoch})"
+
+    @property
+    def newest_at(self) -> float:
+        """When the newest checkpoint known here was taken, by the wall clock; 0 if none is known."""
+        return self._manifest.entries[0].taken_at if self._manifest is not None and self._manifest.entries else 0.0
 
     def know_document(self, revision: int) -> None:
         """Take note of a newer revision of the group's document, which saves one round trip. Never waits."""
@@ -174,6 +182,38 @@ class ReplicaCheckpoints:
         return {shown.MICROSERVICE: self._holder.microservice, shown.EPOCH: self._holder.epoch}
 
     async def _write(self, snapshot: bytes, keep: int) -> int:
+        return (await self._add(snapshot, keep, log=False))[0].sequence
+
+    async def begin_log(self, snapshot: bytes, keep: int, window_s: float) -> OperationLog:
+        """Write ``snapshot`` as ``write`` does, with an empty log beside it; returns that log.
+
+        The log begun here before ends with that, all of it synced: a checkpoint with its log leads to the next one. If
+        the end of the log before is not known (it failed, or another process wrote it), no older checkpoint is kept.
+
+        Args:
+            snapshot: the state after all that was appended to the log before.
+            keep: how many checkpoints to keep (1 or more).
+            window_s: how long what was appended may wait for more before it is synced; 0 gives each record a sync of its own.
+
+        Raises:
+            Invalid: the store can neither append with sync nor create objects atomically.
+            StoreFailed, NotExecuted: as ``write``; the log begun before is as it was.
+        """
+        entry, log = await self._add(snapshot, keep, log=True)
+        assert log is not None
+        domain = self._domain
+        self._log = OperationLog(
+            access=domain.access,
+            loop=domain.loop,
+            url=entry.url,
+            segment=log,
+            may_append=self._require_session,
+            window_s=window_s,
+        )
+        self._log_sizes.clear()
+        return self._log
+
+    async def _add(self, snapshot: bytes, keep: int, *, log: bool) -> tuple[CheckpointEntry, Segment | None]:
         await self._require_session()
         domain, holder = self._domain, self._holder
         timeout_s = domain.access.timeout_s + domain.publish_timeout_s
@@ -184,16 +224,34 @@ class ReplicaCheckpoints:
                 f"earlier checkpoints of {self!r} still wait; the store is too slow", kind="busy"
             ) from None
         try:
+            if self._describer is not None:
+                await self._describer.keep()
             manifest = await self._known_manifest()
+            await self._seal_foreign_log(manifest)
             sequence = next_sequence(manifest)
             key = names.checkpoint(
                 holder.microservice, holder.path, holder.epoch, sequence, f"{domain.random.getrandbits(64):016x}"
             )
-            digest, size = await domain.access.run(self._store_file, key, snapshot)
-            entry = CheckpointEntry(holder.epoch, sequence, key, digest, size, domain.clock.wall())
-            return await mode.on(domain.loop, self._publish(entry, max(keep, 1)))
+            segment: Segment | None = None
+            if log:
+                segment = await domain.access.run(domain.access.store.open_segment, names.log_of(key))
+            try:
+                digest, size = await domain.access.run(self._store_file, key, snapshot)
+                entry = CheckpointEntry(holder.epoch, sequence, key, digest, size, domain.clock.wall(), log)
+                return await mode.on(domain.loop, self._publish(entry, max(keep, 1))), segment
+            except BaseException:
+                if segment is not None:
+                    segment.close()
+                raise
         finally:
             self._turn.release()
+
+    async def _seal_foreign_log(self, manifest: Manifest) -> None:
+        """Stop whoever appends to the newest log, if that is not ours: what it appended after this checkpoint would be lost."""
+        newest = manifest.entries[0] if manifest.entries else None
+        if newest is None or not newest.log or newest.log_size >= 0 or newest.url in self._known_log_sizes():
+            return
+        await self._domain.access.run(self._seal, newest)
 
     async def newest(self) -> tuple[bytes, int] | None:
         """Return the newest intact checkpoint with its sequence, None if there never was one.
@@ -238,6 +296,7 @@ class ReplicaCheckpoints:
                     self._report(
                         "checkpoint-damaged", f"restored sequence {entry.sequence} instead; {'; '.join(damage)}"
                     )
+                self._restored = entry.url
                 return snapshot, entry.sequence
         self._report("checkpoint-damaged", f"none is intact; {'; '.join(damage)}")
         raise CorruptCheckpoint(
@@ -245,6 +304,58 @@ class ReplicaCheckpoints:
             f"intact ({'; '.join(damage)}); bring the files back from a backup, or `amino delete` the microservice",
             kind="damaged",
         )
+
+    async def tail(self) -> list[bytes]:
+        """Return what was logged after the checkpoint that ``newest`` returned, and let nobody append to it any more.
+
+        Call it before this replica serves, after ``newest``. Idempotent.
+
+        Raises:
+            CorruptCheckpoint: something that was acknowledged cannot be read any more.
+            StoreFailed: the store cannot be read. NotExecuted: a later epoch has its own log (reason ``fenced``).
+        """
+        await self._require_session()
+        manifest = await self._known_manifest()
+        if any(entry.epoch > self._holder.epoch for entry in manifest.entries):
+            raise self._fenced("its manifest is of a later epoch")
+        urls = [entry.url for entry in manifest.entries]
+        if self._restored not in urls:
+            return []
+        leading = manifest.entries[: urls.index(self._restored) + 1]
+        records: list[bytes] = []
+        for entry in reversed(leading):
+            newest = entry is leading[0]
+            try:
+                if not entry.log or (entry.log_size < 0 and not newest):
+                    if newest:
+                        break
+                    raise file_format.NotIntact("what ran after it is known to the next checkpoint only")
+                content = await self._domain.access.run(self._seal_and_read, entry)
+            except file_format.NotIntact as finding:
+                text = f"the log of checkpoint {entry.url} is not intact ({finding}), and calls in it were acknowledged"
+                self._report("checkpoint-damaged", text)
+                raise CorruptCheckpoint(
+                    f"{text}; bring the files of microservice {self._holder.microservice}{self._holder.path} back from a "
+                    "backup, or `amino delete` it",
+                    kind="damaged",
+                ) from None
+            self._log_sizes[entry.url] = content.size
+            records += content.records
+        return records
+
+    def _seal_and_read(self, entry: CheckpointEntry) -> log_format.Content:
+        store = self._domain.access.store
+        if entry.log_size < 0:
+            self._seal(entry)
+        found = store.read_segment(names.log_of(entry.url))
+        if found is None:
+            raise file_format.NotIntact("it is missing")
+        data, whole = found
+        return log_format.read(log_format.seed_of(entry.url), data, size=entry.log_size, whole=whole)
+
+    def _seal(self, entry: CheckpointEntry) -> None:
+        with contextlib.suppress(AlreadyExists):
+            self._domain.access.store.write(names.seal_of(entry.url), [b"sealed"])
 
     def _report(self, kind: str, text: str) -> None:
         _log.error("%s%s: %s", self._holder.microservice, self._holder.path, text)
@@ -291,7 +402,13 @@ class ReplicaCheckpoints:
         self._manifest_revision = 0 if record is None else record.mod_revision
         return self._manifest
 
-    async def _publish(self, entry: CheckpointEntry, keep: int) -> int:
+    def _known_log_sizes(self) -> dict[str, int]:
+        log = self._log
+        if log is None or log.failed is not None:
+            return self._log_sizes
+        return {log.url: log.synced}
+
+    async def _publish(self, entry: CheckpointEntry, keep: int) -> CheckpointEntry:
         """Put ``entry`` into the manifest; on the loop. Loops until a guarded write settles it, or time is up."""
         domain = self._domain
         give_up = domain.clock.monotonic() + domain.publish_timeout_s
@@ -301,7 +418,7 @@ class ReplicaCheckpoints:
             if any(known.epoch > entry.epoch for known in self._manifest.entries):
                 raise self._give_up(entry, "its manifest is of a later epoch")
             entry = _renumbered(entry, self._manifest)
-            manifest, dropped = added(self._manifest, entry, keep, self._rejected)
+            manifest, dropped = added(self._manifest, entry, keep, self._rejected, self._known_log_sizes())
             try:
                 result = await self._try_publish(manifest)
             except CoordinationUnavailable as error:
@@ -318,7 +435,7 @@ class ReplicaCheckpoints:
             if result.succeeded:
                 self._manifest, self._manifest_revision = manifest, result.revision
                 self._remove(dropped)
-                return entry.sequence
+                return entry
             settled = self._settle(entry, result)
             if settled is not None:
                 return settled
@@ -334,13 +451,13 @@ class ReplicaCheckpoints:
             [Get(self._server_key), Get(self._group_key), Get(self._manifest_key)],
         )
 
-    def _settle(self, entry: CheckpointEntry, result: TxnResult) -> int | None:
-        """Learn from a refused write why it was refused; returns the sequence if an earlier try had landed."""
+    def _settle(self, entry: CheckpointEntry, result: TxnResult) -> CheckpointEntry | None:
+        """Learn from a refused write why it was refused; returns the entry if an earlier try had landed."""
         (server,), (group,), (current,) = (records or (None,) for records in result.reads)
         manifest = self._note_manifest(current)
         for published in manifest.entries:
             if published.url == entry.url:
-                return published.sequence
+                return published
         why = ""
         if server is None or server.create_revision != self._holder.incarnation:
             why = "this server's incarnation has ended"
@@ -354,20 +471,26 @@ class ReplicaCheckpoints:
 
     def _give_up(self, entry: CheckpointEntry, why: str) -> NotExecuted:
         # Whatever of ours may still land compares what has changed for good: the file can go.
-        self._domain.access.run_later(self._domain.access.store.delete, entry.url)
+        self._domain.access.run_later(_delete, self._domain.access.store, entry)
         return self._fenced(why)
 
     def _remove(self, dropped: tuple[CheckpointEntry, ...]) -> None:
         for old in dropped:
             self._rejected.discard(old.url)
-            self._domain.access.run_later(self._domain.access.store.delete, old.url)
+            self._domain.access.run_later(_delete, self._domain.access.store, old)
+
+
+def _delete(store: CheckpointStore, entry: CheckpointEntry) -> None:
+    store.delete(entry.url)
+    if entry.log:  # its seal stays for the collector: who still appends must find it
+        store.delete_segment(names.log_of(entry.url))
 
 
 def _renumbered(entry: CheckpointEntry, manifest: Manifest) -> CheckpointEntry:
     sequence = max(entry.sequence, next_sequence(manifest))
     if sequence == entry.sequence:
         return entry
-    return CheckpointEntry(entry.epoch, sequence, entry.url, entry.sha256, entry.size, entry.taken_at)
+    return msgspec.structs.replace(entry, sequence=sequence)
 
 
 def _ignore(*_args: Any, **_fields: Any) -> None:

@@ -35,6 +35,26 @@ class StoredFile:
     modified_at: float
 
 
+class Segment(Protocol):
+    """A file that grows at its end, written by one. Its functions block, and one thread at a time may use it."""
+
+    def append(self, data: Buffer) -> None:
+        """Add ``data``; it is synced when this returns.
+
+        Raises:
+            StoreFailed: whether it, or a part, is there is unknown; nothing more can be appended.
+        """
+        ...
+
+    def note(self, data: Buffer) -> bool:
+        """Add ``data`` unless that costs a request; it need not survive. Returns whether; raises as ``append``."""
+        ...
+
+    def close(self) -> None:
+        """Give it up. Idempotent."""
+        ...
+
+
 class CheckpointStore(Protocol):
     """The port. All functions block, may be called from any thread at once, and must not be called on a loop."""
 
@@ -72,6 +92,23 @@ class CheckpointStore(Protocol):
 
     def list(self, prefix: str) -> list[StoredFile]:
         """Return all files below ``prefix`` (empty, or a folder's name with ``/``), in order of their names."""
+        ...
+
+    def open_segment(self, key: str) -> Segment:
+        """Create the segment ``key``, empty; that it exists is synced when this returns.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            Invalid: this store can neither append with sync nor create objects atomically.
+        """
+        ...
+
+    def read_segment(self, key: str) -> tuple[bytes, bool] | None:
+        """Return what was appended to ``key`` and whether each append is all or nothing; None if there is no such file."""
+        ...
+
+    def delete_segment(self, key: str) -> None:
+        """Remove the segment ``key``. Removing what does not exist is no error."""
         ...
 
     def sweep(self, older_than_s: float) -> int:

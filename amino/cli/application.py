@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import amino
-from amino.cli import deployment, failures, inspection, operations, output, processes
+from amino.cli import deployment, failures, inspection, operations, output, processes, recovery, watching
 
 app = typer.Typer(
     name="amino",
@@ -35,12 +35,15 @@ app.add_typer(deployment.app_commands, name="app", rich_help_panel=_DEPLOY)
 app.command(rich_help_panel=_DEPLOY)(operations.delete)
 app.add_typer(inspection.get_commands, name="get", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(inspection.describe)
+app.command(rich_help_panel=_LOOK)(watching.top)
+app.command(rich_help_panel=_LOOK)(watching.events)
 app.command(rich_help_panel=_LOOK)(operations.locate)
 app.command(rich_help_panel=_LOOK, context_settings={"ignore_unknown_options": True})(
     operations.call
 )  # amino call c add -5
 for _command in (
     operations.move,
+    operations.scale,
     operations.cordon,
     operations.uncordon,
     operations.drain,
@@ -48,6 +51,8 @@ for _command in (
     operations.resume,
     operations.restore,
     operations.release,
+    recovery.rebuild,
+    recovery.settle,
 ):
     app.command(rich_help_panel=_OPERATE)(_command)
 

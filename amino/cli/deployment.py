@@ -1,7 +1,7 @@
 """``amino apply`` and ``amino app``: manifests and code into the cluster.
 
-Owns the order of things: all manifests are decoded before anything is sent, code before what needs it. Leaves decoding to
-``manifests`` and packing to ``amino.code``.
+Owns the order of things: all manifests are decoded before anything is sent, code before what needs it. Leaves decoding and
+applying to ``amino.manifests``, packing to ``amino.code``.
 Invariant: applying the same manifest twice changes nothing the second time.
 Failure behaviour: stops at the first manifest that fails and names it; those before it stay applied.
 """
@@ -9,28 +9,25 @@ Failure behaviour: stops at the first manifest that fails and names it; those be
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from amino.cli import manifests, output
+from amino.cli import output
 from amino.cli.connection import connected
-from amino.cli.manifests import Manifest
 from amino.cli.output import ValueForm
 from amino.code.bundle import zip_folder
-from amino.contracts.documents import MicroserviceSpec
-from amino.contracts.services import ApplicationRequest, ByName, CreateRequest, Location, PushCodeRequest
-from amino.errors import AminoError, Conflict, Invalid
-from amino.ids import new_id
+from amino.contracts.services import ByName, Location, PushCodeRequest
+from amino.errors import AminoError, Invalid
+from amino.manifests import decoding
+from amino.manifests.applying import apply_manifest, is_bundle
+from amino.manifests.decoding import Manifest
 from amino.stubs.cluster import Cluster
-from amino.wire import codec
 
 app_commands = typer.Typer(help="Push the code of applications, and start them.", no_args_is_help=True)
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 STDIN = "-"
 
 
@@ -41,72 +38,54 @@ def apply(
         list[str],
         typer.Option("--file", "-f", metavar="FILE", help="YAML manifests; - reads standard input. Repeatable."),
     ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be done, or why it cannot be.")
+    ] = False,
     form: Annotated[ValueForm, typer.Option("--output", "-o", help="How to show what was done.")] = ValueForm.TEXT,
 ) -> None:
-    """Create what manifests describe. What exists already with the same content is left as it is."""
+    """Create what manifests describe, and change what runs otherwise: managers, options, code, placement, labels, onLoss."""
     read = [manifest for file in files for manifest in _read(file)]
     pushed: dict[Path, str] = {}
-    done: list[dict[str, str]] = []
+    done: list[dict[str, Any]] = []
     for manifest in read:
         try:
-            action, microservice = _apply_one(cluster, manifest, pushed)
+            code = _code(cluster, manifest, pushed, dry_run=dry_run)
+            applied = apply_manifest(cluster, manifest, code=code, dry_run=dry_run)
         except AminoError as error:
             raise type(error)(f"{manifest.where} ({manifest.name}): {error.message}", **error.details) from error
-        done.append({"kind": manifest.kind, "name": manifest.name, "action": action, "id": microservice})
+        done.append({"kind": manifest.kind, "name": manifest.name, **asdict(applied)})
         if form is ValueForm.TEXT:
-            output.say(f"{manifest.kind.lower()} {manifest.name}: {action}")
+            output.say(f"{manifest.kind.lower()} {manifest.name}: {applied.action}")
+            for change in applied.changes:
+                output.say(f"  {change}")
     if form is not ValueForm.TEXT:
         output.show_data(done, form)
 
 
 def _read(file: str) -> list[Manifest]:
     if file == STDIN:
-        return manifests.decode(sys.stdin.buffer.read(manifests.BYTES_MAX + 1), "standard input", Path())
-    return manifests.read(Path(file))
+        return decoding.decode(sys.stdin.buffer.read(decoding.BYTES_MAX + 1), "standard input", Path())
+    return decoding.read(Path(file))
 
 
-def _apply_one(cluster: Cluster, manifest: Manifest, pushed: dict[Path, str]) -> tuple[str, str]:
-    spec = msgspec.structs.replace(manifest.spec, code=_code(cluster, manifest, pushed))
-    arguments = codec.pack((tuple(manifest.args), manifest.kwargs), trusted=False)
-    if manifest.kind == "Application":
-        cluster.registry.define_application(ApplicationRequest(manifest.name, spec, arguments))
-        return "defined", ""
-    request = CreateRequest(microservice=new_id(), spec=spec, arguments=arguments, if_exists="get")
-    location: Location = cluster.registry.create(request)
-    if location.microservice == request.microservice:
-        return "created", location.microservice
-    differing = _differences(location.spec, spec)
-    if differing:
-        raise Conflict(
-            f"it exists with another {', '.join(differing)}; this release changes no running microservice: "
-            f"amino delete {manifest.name} first, or use another name"
-        )
-    return "unchanged", location.microservice
-
-
-def _differences(running: MicroserviceSpec, wanted: MicroserviceSpec) -> list[str]:
-    names = {"cls": "class", "on_loss": "onLoss"}
-    return [
-        names.get(field, field)
-        for field in MicroserviceSpec.__struct_fields__
-        if getattr(running, field) != getattr(wanted, field)
-    ]
-
-
-def _code(cluster: Cluster, manifest: Manifest, pushed: dict[Path, str]) -> str:
-    if not manifest.code or _SHA256.match(manifest.code):
+def _code(cluster: Cluster, manifest: Manifest, pushed: dict[Path, str], *, dry_run: bool) -> str:
+    if not manifest.code or is_bundle(manifest.code):
         return manifest.code
     folder = (manifest.folder / manifest.code).resolve()
     if not folder.is_dir():
         raise Invalid(f"code {manifest.code!r} is neither the sha256 of a bundle nor a folder beside the manifest")
     if folder not in pushed:
-        pushed[folder] = _push(cluster, folder)
+        pushed[folder] = _sha256(zip_folder(folder)) if dry_run else _push(cluster, folder)
     return pushed[folder]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _push(cluster: Cluster, folder: Path) -> str:
     content = zip_folder(folder)
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = _sha256(content)
     with output.progress(f"pushing {folder.name}, {output.size(len(content))}"):
         cluster.registry.push_code(PushCodeRequest(sha256=sha256, kind="zip", content=content))
     return sha256

@@ -7,7 +7,6 @@ Failure behaviour: as the registry's; an empty list is no error.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import msgspec
@@ -17,8 +16,17 @@ from amino.cli import output
 from amino.cli.connection import connected
 from amino.cli.names import conditions, naming
 from amino.cli.output import Column, Form
-from amino.contracts.documents import Requirement
-from amino.contracts.services import ByName, Description, Empty, EventInfo, MicroserviceInfo, ServerInfo, SlotInfo
+from amino.contracts.documents import GroupDocument, Requirement
+from amino.contracts.services import (
+    ByName,
+    Description,
+    Empty,
+    EventInfo,
+    EventsRequest,
+    MicroserviceInfo,
+    ServerInfo,
+    SlotInfo,
+)
 from amino.errors import NotFound
 from amino.stubs.cluster import Cluster
 
@@ -37,7 +45,6 @@ StateFilter = Annotated[
     str, typer.Option("--state", help="In this state: creating, active, lost, quarantined, deleting.")
 ]
 ApplicationFilter = Annotated[str, typer.Option("--application", help="Of this application.")]
-DESCRIBED_AT_ONCE = 8
 
 
 def _server_state(row: ServerInfo) -> str:
@@ -83,6 +90,7 @@ _REPLICAS: list[Column[dict[str, Any]]] = [
     Column("SERVER", lambda row: row["server"]),
     Column("EPOCH", lambda row: row["epoch"]),
     Column("STATE", lambda row: row["state"]),
+    Column("ROLE", lambda row: row["role"]),
     Column("INCARNATION", lambda row: row["incarnation"], wide=True),
     Column("ID", lambda row: row["microservice"], wide=True),
 ]
@@ -96,7 +104,7 @@ _CHECKPOINTS: list[Column[dict[str, Any]]] = [
     Column("URL", lambda row: row.get("url"), wide=True),
     Column("TAKEN", lambda row: output.at_time(float(row.get("taken_at", 0.0))), wide=True),
 ]
-_EVENTS: list[Column[EventInfo]] = [
+EVENT_COLUMNS: list[Column[EventInfo]] = [
     Column("TIME", lambda row: output.at_time(row.at)),
     Column("KIND", lambda row: row.kind),
     Column("MICROSERVICE", lambda row: row.microservice),
@@ -160,14 +168,23 @@ def get_replicas(
         {
             "microservice": each.id, "name": each.record.spec.name, "path": path, "replica": replica.id,
             "server": replica.server, "incarnation": replica.incarnation, "epoch": group.epoch,
-            "state": "serving" if replica.confirmed else "starting",
+            "state": "serving" if replica.confirmed else "starting", "role": _role(group, replica.id),
         }
-        for each in _describe_all(cluster, _find(cluster, cls, label, server, region, state, ""))
+        for each in cluster.describe_all(cls=cls, label=conditions(label or []), server=server, region=region, state=state)
         for path, group in sorted(each.groups.items())
         for replica in group.replicas
         if server in {"", replica.server}
     ]  # fmt: skip
     output.show_rows(rows, _REPLICAS, form, dict)
+
+
+def _role(group: GroupDocument, replica: str) -> str:
+    """Return what a replica is in its group."""
+    if group.kind != "replicated":
+        return ""
+    if replica == group.primary:
+        return "primary"
+    return "in sync" if replica in group.in_sync else "joining"
 
 
 @get_commands.command("slots")
@@ -196,7 +213,9 @@ def get_checkpoints(
     """List checkpoints, the newest of each microservice first."""
     rows = [
         {"microservice": each.id, "name": each.record.spec.name, **checkpoint}
-        for each in _describe_all(cluster, _find(cluster, cls, label, server, region, state, ""))
+        for each in cluster.describe_all(
+            cls=cls, label=conditions(label or []), server=server, region=region, state=state
+        )
         for checkpoint in each.checkpoints
     ]
     output.show_rows(rows, _CHECKPOINTS, form, dict)
@@ -217,10 +236,10 @@ def get_events(
         about = cluster.registry.describe(ByName(name=microservice)).id
     rows = [
         row
-        for row in cluster.registry.events(Empty()).events
+        for row in cluster.registry.events(EventsRequest()).events
         if kind in {"", row.kind} and about in {"", row.microservice} and server in {"", row.server}
     ]
-    output.show_rows(rows, _EVENTS, form, msgspec.to_builtins)
+    output.show_rows(rows, EVENT_COLUMNS, form, msgspec.to_builtins)
 
 
 @connected
@@ -271,6 +290,9 @@ def _describe_microservice(found: Description) -> None:
             (f"group {path}", f"{group.phase}, epoch {group.epoch}"),
             ("replicas", replicas),
             ("primary", group.primary),
+            ("in sync", ", ".join(group.in_sync)),
+            ("shards", ", ".join(group.children)),
+            ("asks for", group.report),
             ("moving", "" if group.move is None else f"{group.move.source} to {group.move.target.server}"),
             ("deaths", group.deaths),
             ("ineligible", [f"{server}: {reason}" for server, reason in sorted(group.ineligible.items())]),
@@ -325,18 +347,6 @@ def _find(
     return cluster.find(
         cls=cls, label=conditions(label or []), server=server, region=region, state=state, application=application
     )
-
-
-def _describe_all(cluster: Cluster, rows: list[MicroserviceInfo]) -> list[Description]:
-    def one(row: MicroserviceInfo) -> Description | None:
-        try:
-            found: Description = cluster.registry.describe(ByName(microservice=row.id))
-        except NotFound:  # deleted since it was listed
-            return None
-        return found
-
-    with ThreadPoolExecutor(DESCRIBED_AT_ONCE) as pool:
-        return [found for found in pool.map(one, rows) if found is not None]
 
 
 def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:

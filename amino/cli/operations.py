@@ -29,6 +29,7 @@ from amino.contracts.services import (
     Location,
     MoveRequest,
     PauseRequest,
+    ScaleRequest,
 )
 from amino.errors import AminoError, Invalid, NotExecuted, NotFound, RemoteError
 from amino.stubs.cluster import Cluster
@@ -74,12 +75,31 @@ def move(
     cluster: Cluster,
     name: MicroserviceArgument,
     server: Annotated[str, typer.Argument(help="Where to; default: anywhere else that fits.")] = "",
-    replica: Annotated[str, typer.Option(help="Which replica, where there are several.")] = "",
+    replica: Annotated[str, typer.Option(help="Which replica, where there are several; default: the primary.")] = "",
+    path: Annotated[str, typer.Option(help="Of which group, where there are shards: /0, /1, ...")] = "/",
 ) -> None:
-    """Move a microservice to another server, live."""
+    """Move a microservice, or one replica of it, to another server, live."""
     with output.progress(f"moving {name}"):
-        location: Location = cluster.registry.move(MoveRequest(**naming(name), server=server, replica=replica))
+        request = MoveRequest(**naming(name), server=server, replica=replica, path=path)
+        location: Location = cluster.registry.move(request)
     output.say(f"{name} is on {_servers(location)} now")
+
+
+@connected
+def scale(
+    cluster: Cluster,
+    name: MicroserviceArgument,
+    shards: Annotated[int, typer.Option(min=0, max=1000, help="Divide its keys over so many shards.")] = 0,
+    replicas: Annotated[int, typer.Option(min=0, max=1000, help="Have so many replicas (of each shard).")] = 0,
+) -> None:
+    """Change how many shards or replicas a microservice has, live; keys move while calls go on."""
+    if bool(shards) == bool(replicas):
+        raise Invalid(f"--shards {shards}, --replicas {replicas}: give one of the two, 1 or more")
+    with output.progress(f"scaling {name}"):
+        request = ScaleRequest(**naming(name), shards=shards, replicas=replicas)
+        location: Location = cluster.registry.scale(request)
+    what = f"{len(location.groups['/'].children)} shards" if shards else f"{replicas} replicas wanted"
+    output.say(f"{name}: {what}, on {_servers(location)}")
 
 
 @connected
@@ -105,10 +125,21 @@ def drain(
     cluster: Cluster,
     server: ServerArgument,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds the drain may take.")] = 60.0,
+    why: Annotated[str, typer.Option(help="Shown to others, unless the server is cordoned for another reason.")] = "",
+    until_restart: Annotated[
+        bool, typer.Option("--until-restart", help="The server opens again when it starts again.")
+    ] = False,
 ) -> None:
     """Cordon a server and move everything off it."""
+    if until_restart:
+        if why:
+            raise Invalid(f"--why {why!r} with --until-restart, which has a reason of its own; give one of the two")
+        from amino.node.cluster_document import SHUTTING_DOWN
+
+        why = SHUTTING_DOWN
     with output.progress(f"draining {server}"):
-        reply = cluster.registry.drain(DrainRequest(server, timeout_s=wait_s), timeout_s=wait_s + 5)
+        request = DrainRequest(server, timeout_s=wait_s, why=why, leave=until_restart)
+        reply = cluster.registry.drain(request, timeout_s=wait_s + 5)
     output.say(f"{server}: {reply.moved} moved, {len(reply.left)} left")
     if reply.left:
         raise NotExecuted(
@@ -197,4 +228,5 @@ def _show_location(what: str, location: Location, form: Form) -> None:
 
 
 def _servers(location: Location) -> str:
-    return ", ".join(replica.server for group in location.groups.values() for replica in group.replicas) or "no server"
+    servers = dict.fromkeys(replica.server for group in location.groups.values() for replica in group.replicas)
+    return ", ".join(servers) or "no server"

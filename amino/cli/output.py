@@ -180,3 +180,15 @@ def progress(message: str) -> Iterator[None]:
     else:
         say(f"{message} ...")
         yield
+
+
+@contextmanager
+def counting(message: str) -> Iterator[Callable[[str, int, int], None]]:
+    """As ``progress``; what it yields is told what is being done now, and how many of how many are done."""
+    console = stderr()
+    if not console.is_terminal:
+        say(f"{message} ...")
+        yield lambda _what, _done, _of: None
+        return
+    with console.status(message) as status:
+        yield lambda what, done, of: status.update(f"{what}: {done} of {of}")

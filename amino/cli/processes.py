@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ import typer
 from amino.cli import output
 from amino.cli.demo import FailoverKind
 from amino.cli.failures import ERROR
-from amino.config import ServerConfig, load_server_config, parse_labels
+from amino.config import DashboardConfig, ServerConfig, load_server_config, parse_labels
 from amino.errors import Invalid
 from amino.rpc.tls import TlsConfig, check_listen
 
@@ -37,6 +39,10 @@ def server(
     name: Annotated[str | None, typer.Option(help="Unique in the cluster; default: the host's name.")] = None,
     listen: Annotated[str | None, typer.Option(help="host:port of the peer link.")] = None,
     grpc_listen: Annotated[str | None, typer.Option(help="host:port of gRPC; empty: none.")] = None,
+    health_listen: Annotated[str | None, typer.Option(help="host:port that answers probes over HTTP.")] = None,
+    dashboard: Annotated[
+        str | None, typer.Option(help="host:port of the dashboard. To act there: AMINO_DASHBOARD_TOKEN.")
+    ] = None,
     advertise: Annotated[
         str | None, typer.Option(help="Host that others reach it by, if not that of --listen.")
     ] = None,
@@ -65,7 +71,8 @@ def server(
 ) -> None:
     """Run a kernel server under its supervisor. SIGTERM drains it; a second one stops it now."""
     options: dict[str, Any] = {
-        "cluster": cluster, "name": name, "listen": listen, "grpc_listen": grpc_listen, "advertise": advertise,
+        "cluster": cluster, "name": name, "listen": listen, "grpc_listen": grpc_listen,
+        "health_listen": health_listen, "dashboard.listen": dashboard, "advertise": advertise,
         "etcd.endpoints": etcd, "etcd.user": etcd_user, "etcd.tls.ca": etcd_ca, "etcd.tls.cert": etcd_cert,
         "etcd.tls.key": etcd_key, "session.ttl_s": session_ttl_s, "capacity": capacity,
         "labels": parse_labels(label, "--label") if label else None,
@@ -92,7 +99,7 @@ def _check_exposure(config: ServerConfig) -> None:
     if config.tls is not None:
         tls = TlsConfig(config.tls.ca, config.tls.cert, config.tls.key)
         tls.server_context()
-    for address in filter(None, (config.listen, config.grpc_listen)):
+    for address in filter(None, (config.listen, config.grpc_listen, config.dashboard.listen)):
         check_listen(address, tls, insecure=config.insecure)
 
 
@@ -105,6 +112,9 @@ def up(
     data: Annotated[Path | None, typer.Option(help="Keep data and logs in this folder.", file_okay=False)] = None,
     cluster: Annotated[str, typer.Option(help="Name of the cluster.")] = "amino",
     session_ttl_s: Annotated[int, typer.Option(help="Seconds until a vanished server is lost; 2 or more.")] = 3,
+    dashboard: Annotated[
+        str, typer.Option(help="host:port of the first server's dashboard, for example 127.0.0.1:7480.")
+    ] = "",
 ) -> None:
     """Run a development cluster on this machine, with an etcd of its own, until Ctrl-C."""
     folders = tuple(str(folder.resolve()) for folder in app_dir or [Path()])
@@ -112,8 +122,16 @@ def up(
         _up(
             servers=servers, etcd_members=etcd_members, etcd_binary=etcd_binary, port=port, app_dirs=folders,
             folder=data.resolve() if data is not None else None, cluster=cluster, session_ttl_s=session_ttl_s,
+            dashboard=_dashboard(dashboard),
         )
     )  # fmt: skip
+
+
+def _dashboard(listen: str) -> DashboardConfig | None:
+    """Return the dashboard of a development cluster, with a token of its own unless one is given."""
+    if not listen:
+        return None
+    return DashboardConfig(listen, os.environ.get("AMINO_DASHBOARD_TOKEN") or secrets.token_urlsafe(24))
 
 
 async def _up(**options: Any) -> None:
@@ -143,6 +161,9 @@ async def _up(**options: Any) -> None:
             serves = server.last
             assert serves is not None
             sys.stdout.write(f"{server.name}  {serves.address}  gRPC {serves.grpc_address}  pid {serves.pid}\n")
+        shown = options["dashboard"]
+        if shown is not None:  # what follows # stays in the browser
+            sys.stdout.write(f"dashboard  http://{shown.listen}/#token={shown.token}\n")
         sys.stdout.flush()
         first = cluster.addresses[0]
         output.say(f"try: amino get servers{'' if first.endswith(':7400') else f' -a {first}'}")

@@ -95,6 +95,10 @@ class CodeLoader:
         with self._lock:
             return self._classes.setdefault((path, code), loaded)
 
+    def loaded(self, path: str, code: str = "") -> type | None:
+        """Return the class if it has been loaded already; never waits."""
+        return self._classes.get((path, code))
+
     def find_class(self, code: str) -> Callable[[str, str], Any] | None:
         """Return how pickles read by code of bundle ``code`` name classes; None if as everywhere.
 

@@ -1,4 +1,4 @@
-"""Bundles in the cluster: small ones in etcd, larger ones in the checkpoint store with a pointer in etcd.
+"""Bundles in the cluster: small ones in etcd (and in the checkpoint store), larger ones in the store with a pointer in etcd.
 
 Owns the record of a bundle. Leaves loading to ``loader`` and files to the store it is given.
 Invariants: a record exists only once its content can be read; the same bundle pushed again changes nothing.
@@ -87,7 +87,7 @@ class CodeStorage:
         if found is None:
             raise NotFound(f"bundle {sha256} is not in the cluster; push the code")
         record = decode(found.value, CodeRecord, key)
-        if not record.url:
+        if record.inline or not record.url:
             return BundleContent(record.kind, record.inline)
         content = await self._files.read(record.url) if self._files is not None else None
         if content is None:

@@ -1,21 +1,21 @@
 """The records kept in etcd, and the spec they carry.
 
-Owns their shape, their encoding and the check of their format version. Leaves keys to ``coordination.keys`` and meaning
-to the OMS.
-Invariants: a document decodes to what was encoded; readers accept the present format version and the one before.
-Failure behaviour: a document of an unknown version or shape raises ``Invalid``; it is never half read.
+Owns their shape, and since which format version their fields exist. Leaves how they are stored to ``contracts.formats``, keys
+to ``coordination.keys`` and meaning to the OMS.
+Invariants: a document decodes to what was encoded; fields of a later release that one may ignore survive a rewrite here.
+Failure behaviour: a document of a later format version or of another shape raises ``Invalid``; it is never half read.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
-from amino.errors import Invalid
+from amino.contracts.formats import FORMAT, REST, Formats
 
-FORMAT = 1
-FORMATS_READ = (1,)
+FORMAT_READ = 2
+"""The latest format version of documents that this release acts on; servers say theirs in ``ServerRecord.format_read``."""
 
 
 class DmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,8 +73,9 @@ class MicroserviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         arguments: encoded constructor arguments (``amino.wire.codec``, codec number first).
         arguments_url: where they are when larger than 64 KiB; then ``arguments`` is empty.
-        digest: of class, spec and arguments; a retried creation must match it.
+        digest: of class, spec and arguments as created; a retried creation must match it.
         created_at: wall clock, for display.
+        generation: +1 at each change of the spec; the root group's document says which one is in force.
     """
 
     spec: MicroserviceSpec
@@ -82,6 +83,8 @@ class MicroserviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments_url: str = ""
     digest: str = ""
     created_at: float = 0.0
+    generation: int = 0
+    rest: bytes = msgspec.field(default=b"", name=REST)
     format: int = FORMAT
 
 
@@ -100,14 +103,19 @@ class ReplicaDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Args:
         confirmed: its server has proved by a transaction that it may answer.
-        source: how it comes to be, for whoever continues after a dead leader: ``construct``, ``checkpoint`` or ``resume``.
+        source: how it comes to be, for whoever continues after a dead leader: ``construct``, ``checkpoint``, ``resume`` or
+            ``join`` (empty, for the primary to fill).
+        doubted: it was replaced as primary though nobody could tell whether the others still were there; it stays in sync
+            until the new primary leaves it out, and goes then.
     """
 
     id: str
     server: str
     incarnation: int
     confirmed: bool = False
-    source: Literal["construct", "checkpoint", "resume"] = "construct"
+    source: Literal["construct", "checkpoint", "resume", "join"] = "construct"
+    doubted: bool = False
+    rest: bytes = msgspec.field(default=b"", name=REST)
 
 
 class Move(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +124,7 @@ class Move(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str
     target: ReplicaDocument
     why: str = ""
+    rest: bytes = msgspec.field(default=b"", name=REST)
 
 
 class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -139,6 +148,17 @@ class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
         methods: the class's public methods with their flags, known once it has been constructed.
         reason: why it is lost or quarantined, with the remedy left to the error; empty otherwise.
         trace: W3C context of the failover under way, empty otherwise.
+        kind: ``""`` (one replica), ``replicated`` (alike replicas, one of them primary) or ``shards`` (its members are the
+            groups named in ``children``).
+        wanted: how many replicas or shards there should be.
+        min_in_sync: of a replicated group: the in-sync set is never made smaller by its primary.
+        regions: where its replicas should be, one each where possible; empty for anywhere.
+        preferred_region: where its primary should be; empty for anywhere.
+        devices: whether its replicas belong on devices; servers only stand in.
+        children: names of the groups below, in order; ``/`` and a name make the path of a shard of the root.
+        generation: of the record that holds the spec in force.
+        changing: intent of a change of managers under way: the replica that has the state is being built again.
+        report: what the primary asks of the slot leader: ``EPOCH stuck: why`` or ``EPOCH short: why``; empty if nothing.
     """
 
     phase: str = Phase.CREATING
@@ -158,6 +178,17 @@ class GroupDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     methods: dict[str, int] = {}
     reason: str = ""
     trace: str = ""
+    kind: str = ""
+    wanted: int = 1
+    min_in_sync: int = 1
+    regions: tuple[str, ...] = ()
+    preferred_region: str = ""
+    devices: bool = False
+    children: tuple[str, ...] = ()
+    report: str = ""
+    generation: int = 0
+    changing: bool = False
+    rest: bytes = msgspec.field(default=b"", name=REST)
     format: int = FORMAT
 
 
@@ -172,6 +203,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         device: embedded in a client; never leads a slot, gets no replicas unless asked for.
         supervisor_pid: for operators; 0 if none.
         store_id: identity of the checkpoint store it sees; equal for servers that share one.
+        format_read: the latest format version of documents that its release acts on.
     """
 
     name: str
@@ -185,6 +217,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     store_id: str = ""
     version: str = ""
     started_at: float = 0.0
+    format_read: int = 1
     format: int = FORMAT
 
 
@@ -204,12 +237,19 @@ class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ClusterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cluster``: what holds for all servers."""
+    """``cluster``: what holds for all servers.
+
+    Args:
+        counts_from: added to revisions that are told to clients and kept in states, so that those of an etcd which was lost,
+            and replaced, are all lower: microseconds since 1970 when this etcd was first used. 0: of an earlier release.
+    """
 
     paused: bool = False
     cordoned: dict[str, str] = {}
     hash_seed: int = 0
     allow_bundles: bool = True
+    counts_from: int = 0
+    rest: bytes = msgspec.field(default=b"", name=REST)
     format: int = FORMAT
 
 
@@ -217,11 +257,17 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``checkpoints/<ms-id>/<path>``: which checkpoints exist, newest first."""
 
     entries: tuple[CheckpointEntry, ...] = ()
+    rest: bytes = msgspec.field(default=b"", name=REST)
     format: int = FORMAT
 
 
 class CheckpointEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One intact checkpoint: ordered by (epoch, sequence)."""
+    """One intact checkpoint: ordered by (epoch, sequence).
+
+    Args:
+        log: a log of what ran after it stands beside it (``checkpoint.operation_log``).
+        log_size: bytes of that log that count, known once the next checkpoint is there; -1 while it may grow.
+    """
 
     epoch: int
     sequence: int
@@ -229,6 +275,9 @@ class CheckpointEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str
     size: int
     taken_at: float = 0.0
+    log: bool = False
+    log_size: int = -1
+    rest: bytes = msgspec.field(default=b"", name=REST)
 
 
 class ApplicationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -252,7 +301,7 @@ class EventRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``code/<sha256>``: a bundle; small ones inline, larger ones in the checkpoint store."""
+    """``code/<sha256>``: a bundle; small ones inline, and all in the checkpoint store, if there is one."""
 
     kind: Literal["pickle", "zip"] = "pickle"
     inline: bytes = b""
@@ -262,34 +311,27 @@ class CodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     format: int = FORMAT
 
 
-D = TypeVar("D", bound=msgspec.Struct)
-_encoder = msgspec.msgpack.Encoder()
-_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+SINCE: dict[type[msgspec.Struct], dict[str, int]] = {
+    MicroserviceRecord: dict.fromkeys(("generation",), 2),
+    GroupDocument: dict.fromkeys(
+        (
+            "kind",
+            "wanted",
+            "min_in_sync",
+            "regions",
+            "preferred_region",
+            "children",
+            "report",
+            "generation",
+            "changing",
+            "devices",
+        ),
+        2,
+    ),
+}
+"""Fields that an earlier release must not overlook -> the format version that they came with."""
 
-
-def encode(document: msgspec.Struct) -> bytes:
-    """Return the stored form of a document."""
-    return _encoder.encode(document)
-
-
-def decode(value: bytes, kind: type[D], key: str = "") -> D:
-    """Read a stored document.
-
-    Raises:
-        Invalid: not a document of this kind, or of a format version this release cannot read; names ``key``.
-    """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    try:
-        document = decoder.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Invalid(
-            f"{key or kind.__name__} in etcd is not a {kind.__name__}: {error}; restore or delete the key"
-        ) from error
-    version = getattr(document, "format", FORMAT)
-    if version not in FORMATS_READ:
-        raise Invalid(
-            f"{key or kind.__name__} has format version {version}; this release reads {FORMATS_READ}: upgrade this server"
-        )
-    return document  # type: ignore[no-any-return]
+_formats = Formats(FORMAT_READ, SINCE)
+encode = _formats.encode
+decode = _formats.decode
+format_of = _formats.needed

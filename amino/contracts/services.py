@@ -12,43 +12,80 @@ from typing import Any, Protocol
 
 import msgspec
 
+from amino.contracts.decisions import BeginDecisionRequest, DecideRequest, Decision, DecisionList, DecisionsRequest
 from amino.contracts.documents import (
     GroupDocument,
     MicroserviceRecord,
     MicroserviceSpec,
     Requirement,
-    ServerRecord,
 )
 from amino.contracts.kernel_service import (
     AdoptRequest,
+    ConvertReply,
+    ConvertRequest,
+    DocumentWrite,
     Empty,
     Fence,
     FenceRequest,
+    HeartbeatReply,
+    HeartbeatRequest,
     InstantiateReply,
     InstantiateRequest,
     Kernel,
     KernelCaller,
     KernelStatistics,
+    NotifyReply,
+    NotifyRequest,
+    ObserveReply,
+    ObserveRequest,
     ReplicaInfo,
     ReplicaList,
     RetireRequest,
     TransferReply,
     TransferRequest,
 )
+from amino.contracts.listings import EventInfo, EventList, EventsRequest, Membership, ServerInfo, SlotInfo, SlotList
+from amino.contracts.locks import AcquireLockRequest, HeldLockRequest, LockGrant
+from amino.errors import OutcomeUnknown
+from amino.ids import ROOT
 
 __all__ = [  # re-exported, beside everything defined here
+    "AcquireLockRequest",
     "AdoptRequest",
+    "BeginDecisionRequest",
+    "ConvertReply",
+    "ConvertRequest",
+    "DecideRequest",
+    "Decision",
+    "DecisionList",
+    "DecisionsRequest",
+    "DocumentWrite",
     "Empty",
+    "EventInfo",
+    "EventList",
+    "EventsRequest",
     "Fence",
     "FenceRequest",
+    "HeartbeatReply",
+    "HeartbeatRequest",
+    "HeldLockRequest",
     "InstantiateReply",
     "InstantiateRequest",
     "Kernel",
     "KernelCaller",
     "KernelStatistics",
+    "LockGrant",
+    "Membership",
+    "NotifyReply",
+    "NotifyRequest",
+    "ObserveReply",
+    "ObserveRequest",
     "ReplicaInfo",
     "ReplicaList",
     "RetireRequest",
+    "ServerInfo",
+    "SlotInfo",
+    "SlotList",
     "TransferReply",
     "TransferRequest",
 ]
@@ -82,11 +119,12 @@ class ReplicaLocation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GroupLocation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One group of a microservice, for calls."""
+    """One group of a microservice, for calls. ``children``: names of the groups below it, its shards."""
 
     epoch: int
     replicas: tuple[ReplicaLocation, ...] = ()
     primary: str = ""
+    children: tuple[str, ...] = ()
 
 
 class Location(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,6 +141,20 @@ class Location(msgspec.Struct, frozen=True, omit_defaults=True):
     methods: dict[str, int] = {}
     created: bool = False
     restored_from: str = ""
+
+
+def home_of(location: Location) -> str:
+    """Return the server that a microservice with one replica is on, after a move.
+
+    Raises:
+        OutcomeUnknown: it is on none now: where it was moved to has been lost meanwhile.
+    """
+    replicas = location.groups[ROOT].replicas
+    if not replicas:
+        raise OutcomeUnknown(
+            f"microservice {location.microservice} was moved, and the server it came to is lost already; it is being placed again"
+        )
+    return replicas[0].server
 
 
 class LocateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -130,14 +182,50 @@ class DeleteRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MoveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Move a microservice's replica to ``server`` (empty: anywhere else that fits)."""
+    """Move a replica of the group at ``path`` to ``server`` (empty: anywhere else that fits).
+
+    ``replica``: which; empty for the only one, or the primary. ``leave``: see ``DrainRequest``.
+    """
 
     microservice: str = ""
     name: str = ""
     server: str = ""
     replica: str = ""
+    path: str = "/"
     why: str = "asked for"
     timeout_s: float = 30.0
+    leave: bool = False
+
+
+class ScaleRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Have so many shards, or so many replicas of each replicated group (one of the two), from now on."""
+
+    microservice: str = ""
+    name: str = ""
+    shards: int = 0
+    replicas: int = 0
+    timeout_s: float = 60.0
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Give a running microservice (by id, or by the name in ``spec``) another spec.
+
+    Args:
+        spec: in full; class and name must be those it has.
+        dry_run: only tell what would be done, or why it cannot be.
+    """
+
+    spec: MicroserviceSpec
+    microservice: str = ""
+    dry_run: bool = False
+    timeout_s: float = 30.0
+
+
+class ChangeReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``changes``: one line for each difference, empty if there is none. ``location``: where it is now."""
+
+    location: Location
+    changes: tuple[str, ...] = ()
 
 
 class ClearDeathsRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -150,12 +238,22 @@ class ClearDeathsRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s: float = 5.0
 
 
+class AbsentRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From a kernel server: it does not have ``replica``, which the group's document says it has."""
+
+    microservice: str
+    path: str
+    replica: str
+    timeout_s: float = 5.0
+
+
 class FindRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Find microservices; every given condition must hold.
 
     Args:
         label: requirements on the microservice's own labels.
         after: id to go on from; answers come in id order, ``limit`` at a time.
+        describe: give each one's description, too; then at most 200 at a time.
     """
 
     cls: str = ""
@@ -167,6 +265,7 @@ class FindRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     application: str = ""
     after: str = ""
     limit: int = 1000
+    describe: bool = False
 
 
 class MicroserviceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -185,13 +284,6 @@ class MicroserviceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     slot: int = 0
 
 
-class FindReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A page of rows; ``more`` when there are further ones after the last."""
-
-    rows: tuple[MicroserviceInfo, ...] = ()
-    more: bool = False
-
-
 class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything known of one microservice, for people: record, groups, checkpoints, why it is where it is."""
 
@@ -205,28 +297,16 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoints: tuple[dict[str, Any], ...] = ()
 
 
-class ServerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A live server, as members see it."""
-
-    record: ServerRecord
-    incarnation: int
-    cordoned: str = ""
-    replicas: int = 0
-    slots: int = 0
-
-
-class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All live servers at a store revision; newer revisions win. Pushed to subscribers on every change.
+class FindReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A page of rows; ``more`` when there are further ones after the last.
 
     Args:
-        leaders: by slot, the index in ``servers`` of its leader, -1 for none; a hint that saves clients a hop.
+        described: of each row, in order, if that was asked for; without the constructor's arguments.
     """
 
-    revision: int
-    servers: tuple[ServerInfo, ...]
-    cluster: str = ""
-    paused: bool = False
-    leaders: tuple[int, ...] = ()
+    rows: tuple[MicroserviceInfo, ...] = ()
+    more: bool = False
+    described: tuple[Description, ...] = ()
 
 
 class ByName(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -245,10 +325,15 @@ class CordonRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Cordon a server and move everything off it."""
+    """Cordon a server, unless it is, and move everything off it; ``why`` is the reason given for the cordon.
+
+    ``leave``: it ends then: replicas that no other server fits leave their groups as soon as enough others are in sync.
+    """
 
     server: str
     timeout_s: float = 60.0
+    why: str = ""
+    leave: bool = False
 
 
 class DrainReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -280,37 +365,6 @@ class ApplicationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: bytes = b""
 
 
-class EventInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the bounded event history."""
-
-    revision: int
-    kind: str
-    at: float
-    microservice: str = ""
-    server: str = ""
-    text: str = ""
-
-
-class EventList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Newest last."""
-
-    events: tuple[EventInfo, ...] = ()
-
-
-class SlotInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who leads a slot, and how many microservices are in it."""
-
-    slot: int
-    leader: str
-    microservices: int = 0
-
-
-class SlotList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All slots, in order."""
-
-    slots: tuple[SlotInfo, ...] = ()
-
-
 class Registry(Protocol):
     """The OMS as every kernel server offers it; operations on a microservice run on its slot's leader."""
 
@@ -328,6 +382,18 @@ class Registry(Protocol):
 
     async def move(self, request: MoveRequest) -> Location:
         """Migrate a replica, live."""
+        ...
+
+    async def scale(self, request: ScaleRequest) -> Location:
+        """Change the number of shards or replicas, live; returns once it is so. Idempotent."""
+        ...
+
+    async def change(self, request: ChangeRequest) -> ChangeReply:
+        """Change managers, their options, code, placement, labels or ``on_loss`` of a running microservice.
+
+        Idempotent. Raises ``Invalid`` for what cannot change, ``CodeUnavailable`` and ``NoEligibleServer`` if no server can
+        run it so, ``NotExecuted`` if it is not active or too busy: it goes on as it was.
+        """
         ...
 
     async def find(self, request: FindRequest) -> FindReply:
@@ -366,6 +432,10 @@ class Registry(Protocol):
         """Bring a lost microservice back: from its newest intact checkpoint, else by its constructor, as the reply says."""
         ...
 
+    async def report_absent(self, request: AbsentRequest) -> Empty:
+        """Have the slot leader find out whether a replica is gone from its server, and recover it then. Idempotent."""
+        ...
+
     async def clear_deaths(self, request: ClearDeathsRequest) -> Empty:
         """Forget deaths counted against methods that completed since. For servers only; idempotent."""
         ...
@@ -382,8 +452,40 @@ class Registry(Protocol):
         """Return an application's entry microservice, creating it once."""
         ...
 
-    async def events(self, request: Empty) -> EventList:
-        """Return the bounded event history."""
+    async def events(self, request: EventsRequest) -> EventList:
+        """Return the bounded event history, or wait for what is newer than what is known."""
+        ...
+
+    async def acquire_lock(self, request: AcquireLockRequest) -> LockGrant:
+        """Take a distributed lock, or wait for it; ``token`` 0 if somebody else has it. Idempotent by holder.
+
+        Raises:
+            Invalid: a name or a TTL that cannot be. Overloaded: too many locks, or too many wait.
+        """
+        ...
+
+    async def renew_lock(self, request: HeldLockRequest) -> LockGrant:
+        """Begin a new TTL for a held lock. Raises ``LockLost``. Idempotent."""
+        ...
+
+    async def release_lock(self, request: HeldLockRequest) -> Empty:
+        """Free a held lock; one that is not held under that token is left as it is. Idempotent."""
+        ...
+
+    async def begin_decision(self, request: BeginDecisionRequest) -> Decision:
+        """Create the decision of a two-phase commit, pending, and tell its revision. Idempotent by transaction."""
+        ...
+
+    async def decide(self, request: DecideRequest) -> Decision:
+        """Commit or abort unless that was decided before, and tell what is decided. Idempotent."""
+        ...
+
+    async def decisions(self, request: DecisionsRequest) -> DecisionList:
+        """List the decisions that are pending or not yet carried out everywhere, of one resource."""
+        ...
+
+    async def end_decision(self, request: DecideRequest) -> Empty:
+        """Remove a commit that every cohort has made durable. Idempotent."""
         ...
 
 

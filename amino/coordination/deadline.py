@@ -1,4 +1,4 @@
-"""The word that says until when a session is valid: written by who holds the lease, read by who acts under it.
+"""The word that says until when a session is valid: written by who holds the session, read by who acts under it.
 
 Owns how the word is stored: in a file mapped by supervisor and child, or in memory. Leaves its meaning to ``session``.
 Invariants: the word is one aligned 64-bit float, stored and loaded at once, so a reader never sees half of it; each

@@ -2,7 +2,7 @@
 
 Owns the even spread of slots over servers. Leaves transactions and watching to ``election.SlotElection``.
 Invariants: all servers that see the same make the same assignment; with it the numbers of slots differ by at most one; no
-slot moves that need not; a slot is claimed only while it has no leader.
+slot moves that need not; a slot is claimed only while it has no leader; who may not lead gives its slots up to those who may.
 Failure behaviour: a slot whose assigned server does not claim it within ``PATIENCE_S`` is claimed by whoever sees that,
 and kept for ``COOLDOWN_S``, so that it does not go back and forth.
 """
@@ -127,8 +127,16 @@ def step(state: State, event: ElectionEvent) -> tuple[State, tuple[ElectionEffec
     }
     state = replace(state, servers=event.servers, leaders=event.leaders, vacant_since=vacant, stepped_in=stepped_in)
     if state.me not in event.servers:
-        return state, ()
+        return _hand_over(state)
     return _decide(state, event.now)
+
+
+def _hand_over(state: State) -> tuple[State, tuple[ElectionEffect, ...]]:
+    """Give up what is led here while others may lead and this server may not (cordoned, or of an older release)."""
+    led = tuple(slot for slot, leader in sorted(state.leaders.items()) if leader == state.me and slot not in state.busy)
+    if not led or not state.servers:
+        return state, ()
+    return replace(state, busy=state.busy | set(led)), (Resign(led),)
 
 
 def _decide(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]]:

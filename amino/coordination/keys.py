@@ -7,11 +7,12 @@ Failure behaviour: a part that would leave its place (a name with ``/``) is refu
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
 from amino.errors import Invalid
-from amino.ids import SLOT_COUNT, valid_name
+from amino.ids import CACHED_MAX, SLOT_COUNT, valid_name
 
 _PATH = re.compile(r"/|(/[A-Za-z0-9][A-Za-z0-9._-]*)+")
 RESERVED = ("sync", "store", "safe")
@@ -45,6 +46,7 @@ class Keys:
         self.cluster_name = _name(cluster)
         self.root = f"/amino/{cluster}/"
         self.servers_prefix = f"{self.root}servers/"
+        self.beats_prefix = f"{self.root}beats/"
         self.tombstones_prefix = f"{self.root}tombstones/"
         self.slots_prefix = f"{self.root}slots/"
         self.microservices_prefix = f"{self.root}microservices/"
@@ -67,9 +69,17 @@ class Keys:
         """Return the leased key of a kernel server; its create revision is the incarnation."""
         return self.servers_prefix + _name(name)
 
+    def beat(self, name: str) -> str:
+        """Return the leased key that a server rewrites to show that it lives."""
+        return self.beats_prefix + _name(name)
+
     def tombstone(self, name: str, incarnation: int) -> str:
         """Return the key that says this incarnation is proven dead."""
         return f"{self.tombstones_prefix}{_name(name)}/{incarnation}"
+
+    def told(self, name: str, incarnation: int) -> str:
+        """Return the leased key that says the loss of this incarnation has been told to telemetry."""
+        return f"{self.root}told/{_name(name)}/{incarnation}"
 
     def slot(self, number: int) -> str:
         """Return the leased key of a slot's leader."""
@@ -133,6 +143,10 @@ class Keys:
         """Return the server's name."""
         return self._rest(key, self.servers_prefix)
 
+    def parse_beat(self, key: str) -> str:
+        """Return the server's name."""
+        return self._rest(key, self.beats_prefix)
+
     def parse_tombstone(self, key: str) -> TombstoneKey:
         """Return the incarnation a tombstone is about."""
         name, _, incarnation = self._rest(key, self.tombstones_prefix).rpartition("/")
@@ -166,6 +180,10 @@ class Keys:
         """Return the sequence of a history entry."""
         return _number(key, self._rest(key, self.events_prefix))
 
+    def parse_lock(self, key: str) -> str:
+        """Return the lock's name."""
+        return self._rest(key, self.locks_prefix)
+
     def parse_code(self, key: str) -> str:
         """Return the sha256 of a bundle."""
         return self._rest(key, self.code_prefix)
@@ -191,6 +209,7 @@ def _slot(number: int) -> int:
     return number
 
 
+@functools.lru_cache(CACHED_MAX)
 def _path(path: str) -> str:
     if _PATH.fullmatch(path) is None:
         raise Invalid(f"group path {path!r} is not '/' or '/' before each of its parts, as in '/0/2'")

@@ -113,6 +113,11 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore({self.name}{', partitioned' if self._partitioned else ''}, {self._calls} calls)"
 
+    @property
+    def reachable(self) -> bool:
+        """Whether etcd can be reached now."""
+        return self._etcd.serving and not self._partitioned
+
     def partition(self) -> None:
         """Cut this client off: requests and answers wait, watches are silent."""
         self._partitioned = True
@@ -176,12 +181,8 @@ class MemoryStore:
             self._idle.clear()
             await self._idle.wait()
 
-    @property
-    def _reachable(self) -> bool:
-        return self._etcd.serving and not self._partitioned
-
     async def _until_reachable(self) -> None:
-        while not self._reachable:
+        while not self.reachable:
             if self._partitioned:
                 await self._healed.wait()
             else:
@@ -201,10 +202,16 @@ class MemoryStore:
             if not self._calls:
                 self._idle.set()
 
+    def _land(self, do: Callable[[], object]) -> None:
+        self._etcd.landing -= 1
+        with contextlib.suppress(AminoError):  # nobody is left to be told
+            do()
+
     async def _exchange(self, do: Callable[[], T], writes: bool) -> T:
         fate = self.faults.fate(writes)
         if fate is Fate.LANDS_LATER:
-            asyncio.get_running_loop().call_later(self.faults.land_later_s(), _quietly, do, context=self._wire)
+            self._etcd.landing += 1
+            asyncio.get_running_loop().call_later(self.faults.land_later_s(), self._land, do, context=self._wire)
         if fate in (Fate.LANDS_LATER, Fate.LOST):
             await asyncio.Event().wait()
         outcome = await self._arrival(do, self.faults.request_delay_s())
@@ -228,7 +235,7 @@ class MemoryStore:
 
             def arrive() -> None:
                 if not arrived.cancelled():
-                    arrived.set_result((_outcome(do),) if self._reachable else None)
+                    arrived.set_result((_outcome(do),) if self.reachable else None)
 
             loop.call_later(delay_s, arrive, context=self._wire)
             done = await arrived
@@ -251,7 +258,7 @@ class MemoryStore:
         try:
             while not self._closed:
                 watcher.wake.clear()
-                if self._reachable:
+                if self.reachable:
                     batch = self._etcd.events_from(prefix, following)
                     if batch.events or (silent and batch.revision >= following):
                         following = max(following, batch.revision + 1)
@@ -292,8 +299,3 @@ def _outcome(do: Callable[[], T]) -> T | AminoError:
         return do()
     except AminoError as error:
         return error
-
-
-def _quietly(do: Callable[[], object]) -> None:
-    with contextlib.suppress(AminoError):  # nobody is left to be told
-        do()

@@ -62,12 +62,16 @@ class MemoryEtcd:
         clock: leases end on its monotonic time.
         expiry_lag_s: seconds between the end of a lease and the deletion of its keys (real etcd: 0.4 to 0.5).
         history_max: revisions kept for watches; older ones are compacted away.
+
+    Attributes:
+        landing: requests on their way that their clients have given up.
     """
 
     def __init__(self, clock: Clock, *, expiry_lag_s: float = 0.0, history_max: int = 100_000) -> None:
         self._clock = clock
         self._expiry_lag_s = expiry_lag_s
         self._history_max = history_max
+        self.landing = 0
         self._revision = 1
         self._records: dict[str, Record] = {}
         self._order: list[str] = []

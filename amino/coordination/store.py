@@ -9,15 +9,15 @@ that matters is guarded by compares (a put that timed out can land over a newer 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 OPERATIONS_MAX = 128  # etcd's default limit for one transaction, compares and operations counted separately
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One key with its value and revisions, as read at some store revision."""
 
     key: str
@@ -34,9 +34,10 @@ class Field(Enum):
     MOD = "mod_revision"
     VALUE = "value"
 
+    __hash__ = object.__hash__  # compares are hashed often, and the hash of an enum is written in Python
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+
+class Compare(msgspec.Struct, frozen=True, gc=False):
     """Holds when ``field`` of ``key`` equals ``expected``. An absent key has revisions 0 (and no value)."""
 
     key: str
@@ -59,13 +60,11 @@ def unchanged(key: str, revision: int) -> Compare:
     return Compare(key, Field.MOD, revision)
 
 
-class NotCreatedAt(Compare):
+class NotCreatedAt(Compare, frozen=True, gc=False):
     """Holds when the key is absent or another creation than ``revision``: its former holder is gone.
 
     Written as a compare of its own, because etcd offers "not equal".
     """
-
-    __slots__ = ()
 
 
 def not_created_at(key: str, revision: int) -> NotCreatedAt:
@@ -73,8 +72,7 @@ def not_created_at(key: str, revision: int) -> NotCreatedAt:
     return NotCreatedAt(key, Field.CREATE, revision)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Write ``value``; with a lease the key goes when the lease does."""
 
     key: str
@@ -82,16 +80,14 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Remove a key (or all that start with it). Removing what does not exist is no error."""
 
     key: str
     prefix: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(msgspec.Struct, frozen=True, gc=False):
     """Read a key (or all that start with it) as part of a transaction."""
 
     key: str
@@ -101,8 +97,7 @@ class Get:
 Operation = Put | Delete | Get
 
 
-@dataclass(frozen=True, slots=True)
-class TxnResult:
+class TxnResult(msgspec.Struct, frozen=True):
     """What a transaction did.
 
     Args:
@@ -123,16 +118,14 @@ class EventKind(Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One change; a DELETE has an empty value, and ``mod_revision`` is the revision of the deletion."""
 
     kind: EventKind
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class WatchBatch:
+class WatchBatch(msgspec.Struct, frozen=True):
     """Events of a watch up to and including ``revision``, in order; a batch without events reports progress."""
 
     events: tuple[Event, ...]

@@ -17,17 +17,26 @@ from amino.contracts.documents import DmSpec
 from amino.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from amino.contracts.calls import Call, Forward
-    from amino.contracts.component import ClientContext, ServerContext
+    from amino.contracts.context import ClientContext, ServerContext
+    from amino.contracts.levels import Level
+    from amino.contracts.sharding import Transition
 
 
 class Trait(Enum):
     """What a manager gives to, or needs from, the rest of its chain and cluster."""
 
+    TRANSACTIONS = "runs several calls as one"
+    PROMISES = "keeps promises to other microservices, which must outlive its server"
     RETRIES = "repeats calls whose outcome is unknown"
     ORDER = "runs calls one at a time"
     CHECKPOINTS = "keeps state in the checkpoint store"
+    DURABLE = "keeps what was acknowledged through the loss of every process"
+    REPLICATES = "keeps alike copies on several servers"
     RESTORES_STATE = "restores or replicates the object's state"
+    SHARDS = "divides the object's state over shards"
     STORE = "a checkpoint store that all its servers share"
     MIGRATION = "lets the application move it"
 
@@ -72,11 +81,26 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             type(self).__name__, {key: value for key, value in _options(self).items() if value != defaults[key]}
         )
 
+    def level(self, place: int) -> Level | None:  # noqa: ARG002 - most managers form no group
+        """Return the group that this manager forms at ``place`` of a chain, None if it forms none."""
+        return None
+
+    def keeps_each_call(self) -> bool:
+        """Whether what a call did outlives the server before the call is acknowledged."""
+        return bool(self.provides & {Trait.DURABLE, Trait.REPLICATES})
+
+    def brings_back(self) -> bool:
+        """Whether it brings back earlier states of the object, at the replica where it decides to."""
+        return False
+
     def client(self, context: ClientContext) -> ClientBase | None:
         """Return the client component, or None if this manager has none."""
 
     def server(self, context: ServerContext) -> ServerBase | None:
         """Return the server component, or None if this manager has none."""
+
+    def outer_server(self, context: ServerContext) -> ServerBase | None:
+        """Return a second server component, directly further out: to it, the first one is part of the object."""
 
 
 class ClientBase:
@@ -88,11 +112,25 @@ class ClientBase:
 
 
 class ServerBase:
-    """A server component that passes everything through; override what you need."""
+    """A server component that passes everything through; override what you need.
+
+    Attributes:
+        readonly_topics: topics of ``on_message`` that change nothing.
+        takes_provisional: whether ``on_call`` runs calls of transactions on private copies.
+        holds: whether ``on_call``, if it is outermost, has the kernel hold outcomes (``Call.held``) in place of waiting.
+    """
+
+    readonly_topics: ClassVar[frozenset[str]] = frozenset()
+    takes_provisional: ClassVar[bool] = False
+    holds: ClassVar[bool] = False
 
     async def on_call(self, call: Call, forward: Forward) -> Any:
         """Handle a call on its way to the object."""
         return await forward(call)
+
+    async def before_call(self, call: Call) -> Callable[[], None] | None:  # noqa: ARG002 - see contracts.component
+        """A call is about to enter the chain; wait here for other callers."""
+        return None
 
     async def on_create(self) -> None:
         """The object was just constructed, before it is confirmed."""
@@ -106,14 +144,45 @@ class ServerBase:
     def on_restore(self, state: Any) -> None:
         """Take over this component's state."""
 
+    def replication_lag(self) -> int | None:
+        """Return how many entries the slowest in-sync replica has still to acknowledge; None if this is no primary."""
+        return None
+
+    async def on_recover(self) -> None:
+        """The object was restored from its newest checkpoint, before it is confirmed."""
+
     async def on_start(self) -> None:
         """The replica is about to serve."""
 
     async def on_stop(self) -> None:
         """The replica leaves this process."""
 
-    async def on_notification(self, topic: str, payload: Any) -> Any:
-        """A message from another component of this manager."""
+    async def before_snapshot(self) -> None:
+        """A snapshot is about to be taken: come to where it may be released."""
+
+    async def on_message(self, topic: str, payload: Any, call: Call) -> Any:  # noqa: ARG002 - see contracts.component
+        """Handle a message that came as a call through the managers further out."""
+        raise Invalid(f"{type(self).__name__} takes no messages, so {topic!r} has no meaning")
+
+    def shards(self) -> Transition | None:
+        """Return the newest change of shards that this shard has heard of."""
+
+    async def on_member_change(self) -> None:
+        """The group's document changed."""
+
+    def on_heartbeat(self, server: str, incarnation: int, epoch: int) -> bool:  # noqa: ARG002 - see contracts.component
+        """Return whether nothing newer than ``epoch`` is known of the group."""
+        return True
+
+    def on_acknowledged(self, server: str, incarnation: int, sent_at: float) -> None:
+        """A server acknowledged a heartbeat."""
+
+    def on_server_lost(self, server: str, incarnation: int) -> None:
+        """An incarnation is gone."""
+
+    def on_notification(self, topic: str, payload: bytes) -> bytes:  # noqa: ARG002 - see contracts.component
+        """Handle what this manager's component at another replica of the group sent."""
+        raise Invalid(f"{type(self).__name__} takes no notifications, so {topic!r} has no meaning")
 
     async def on_low_memory(self) -> None:
         """Drop what can be dropped."""

@@ -33,10 +33,11 @@ class Answer(NamedTuple):
     head: bytes
     segments: tuple[bytes, ...]
 
-    @property
-    def size(self) -> int:
-        """Bytes it holds."""
-        return len(self.head) + sum(map(len, self.segments))
+
+def _size(answer: Answer) -> int:
+    """Return how many bytes ``answer`` holds."""
+    _, head, segments = answer
+    return len(head) + sum(map(len, segments)) if segments else len(head)
 
 
 class _Stream:
@@ -80,7 +81,7 @@ class AnsweredTable:
         return self._entries
 
     def admit(
-        self, request: RequestId, *, floor: int, attempt: int, age_s: float, digest: int, now: float
+        self, request: RequestId, floor: int, attempt: int, age_s: float, digest: int, now: float
     ) -> Answer | None:
         """Return the saved answer of ``request``, or None if it shall run now.
 
@@ -96,8 +97,9 @@ class AnsweredTable:
             Invalid: the id was used for another call.
             Overloaded: the table is full of answers still wanted.
         """
+        client, microservice, sequence, path = request
         with self._lock:
-            stream = self._streams.get(request.stream)
+            stream = self._streams.get((client, microservice))
             if stream is None:
                 if attempt > 0 and age_s >= self._horizon_s / 2:
                     raise OutcomeUnknown(
@@ -116,13 +118,13 @@ class AnsweredTable:
             stream.contact = now
             if floor > stream.floor:
                 self._raise_floor(stream, floor)
-            if request.sequence < stream.floor:
+            if sequence < stream.floor:
                 raise OutcomeUnknown(
                     f"request {request} is below its client's floor {stream.floor}: it was settled or given up, and is "
                     "never run again"
                 )
-            paths = stream.answers.get(request.sequence)
-            found = paths.get(request.path) if paths else None
+            paths = stream.answers.get(sequence)
+            found = paths.get(path) if paths else None
             if found is not None:
                 if found[0] != digest:
                     raise Invalid(
@@ -142,29 +144,39 @@ class AnsweredTable:
 
     def settle(self, request: RequestId, digest: int, answer: Answer) -> None:
         """Save the answer of a request that has run. A later floor or the horizon forgets it."""
+        client, microservice, sequence, path = request
         with self._lock:
-            stream = self._streams.get(request.stream)
-            if stream is None or request.sequence < stream.floor:
+            stream = self._streams.get((client, microservice))
+            if stream is None or sequence < stream.floor:
                 return  # its client has settled or given it up meanwhile
-            paths = stream.answers.setdefault(request.sequence, {})
-            if request.path not in paths:
+            paths = stream.answers.get(sequence)
+            if paths is None:
+                paths = stream.answers[sequence] = {}
+            if path not in paths:
                 self._entries += 1
-                self._bytes += answer.size
-            paths[request.path] = (digest, answer)
+                self._bytes += _size(answer)
+            paths[path] = (digest, answer)
 
     def _raise_floor(self, stream: _Stream, floor: int) -> None:
-        answers = stream.answers
-        if floor - stream.floor <= len(answers):
-            below = [sequence for sequence in range(stream.floor, floor) if sequence in answers]
-        else:
-            below = [sequence for sequence in answers if sequence < floor]
-        for sequence in below:
-            self._drop(answers.pop(sequence))
+        answers, settled = stream.answers, stream.floor
         stream.floor = floor
+        if floor - settled == 1:  # the usual case: a client that calls one after the other
+            paths = answers.pop(settled, None)
+            if paths is not None:
+                self._drop(paths)
+        elif floor - settled <= len(answers):
+            for sequence in range(settled, floor):
+                paths = answers.pop(sequence, None)
+                if paths is not None:
+                    self._drop(paths)
+        else:
+            for sequence in [sequence for sequence in answers if sequence < floor]:
+                self._drop(answers.pop(sequence))
 
     def _drop(self, paths: dict[tuple[int, ...], tuple[int, Answer]]) -> None:
         self._entries -= len(paths)
-        self._bytes -= sum(answer.size for _, answer in paths.values())
+        for _, answer in paths.values():
+            self._bytes -= _size(answer)
 
     def _forget(self, now: float) -> None:
         if now - self._forgot_at < _FORGET_EVERY_S:
@@ -192,6 +204,23 @@ class AnsweredTable:
                 for key, stream in self._streams.items()
             ]
 
+    def add(self, data: object, now: float) -> None:
+        """Take over, from a table that ``snapshot`` returned, its floors and the answers that this one lacks."""
+        for key, floor, entries in data:  # type: ignore[attr-defined]
+            with self._lock:
+                stream = self._streams.get(tuple(key))
+                if stream is None:
+                    stream = self._streams[tuple(key)] = _Stream(floor, now)
+                elif floor > stream.floor:
+                    self._raise_floor(stream, floor)
+                for sequence, path, digest, answer in entries:
+                    paths = stream.answers.setdefault(sequence, {}) if sequence >= stream.floor else None
+                    if paths is not None and tuple(path) not in paths:
+                        saved = Answer(*answer)
+                        paths[tuple(path)] = (digest, saved)
+                        self._entries += 1
+                        self._bytes += _size(saved)
+
     def restore(self, data: object, now: float) -> None:
         """Replace the table by one that ``snapshot`` returned; contact times restart at ``now``."""
         with self._lock:
@@ -203,4 +232,4 @@ class AnsweredTable:
                     saved = Answer(*answer)
                     stream.answers.setdefault(sequence, {})[tuple(path)] = (digest, saved)
                     self._entries += 1
-                    self._bytes += saved.size
+                    self._bytes += _size(saved)

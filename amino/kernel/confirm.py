@@ -1,7 +1,7 @@
 """Proving by a transaction that a replica may answer.
 
-Owns the two writes that a hosting server makes to a group document: confirming a placement and switching a move. Leaves
-every other edit to slot leaders.
+Owns the writes that a hosting server makes to a group document: confirming a placement, switching a move, and (for the
+slot leader in the same process) creating a microservice that serves at once. Leaves every other edit to slot leaders.
 Invariants: both compare this server's session key and the document's revision; the switch also compares the slot leader's
 key, so that a deposed leader's move cannot land.
 Failure behaviour: an unknown outcome is repeated until it is settled or the session ends; a compare that fails because the
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from amino.coordination.store import Compare, Operation, Store, TxnResult
 
 _RETRY_S = 0.05
+_UNKNOWN_S_MAX = 60.0
 
 
 class Writer(Protocol):
@@ -107,7 +108,8 @@ class Confirmer:
             NotExecuted: the document changed meanwhile, or the session ended (reason ``fenced``).
         """
         compares = [self._mine, unchanged(key, fence.document_revision)]
-        return await self._settle(key, confirmed(document, replica, methods), compares, replica)
+        goal = confirmed(document, replica, methods)
+        return self._not_overtaken(await self._settle(key, goal, compares, [Put(key, encode(goal))], replica), replica)
 
     async def switch(self, key: str, document: GroupDocument, fence: Fence, methods: dict[str, int]) -> int:
         """Carry out ``document.move`` in favour of this server; returns the document's new revision. Idempotent."""
@@ -117,11 +119,75 @@ class Confirmer:
             unchanged(key, fence.document_revision),
             created_at(self._slot_key(fence.slot), fence.leader_revision),
         ]
-        return await self._settle(key, switched(document, methods), compares, document.move.target.id)
+        goal, target = switched(document, methods), document.move.target.id
+        return self._not_overtaken(await self._settle(key, goal, compares, [Put(key, encode(goal))], target), target)
 
-    async def _settle(self, key: str, goal: GroupDocument, compares: Sequence[Compare], replica: str) -> int:
-        write = [Put(key, encode(goal))]
-        while self._valid():
+    async def change(
+        self,
+        key: str,
+        goal: GroupDocument,
+        replica: str,
+        fence: Fence,
+        compares: Sequence[Compare],
+        write: Sequence[Operation],
+    ) -> int:
+        """Put a change of managers on record: ``write``, by which ``goal`` gets to ``key``. Idempotent.
+
+        Returns:
+            The documents' new revision.
+
+        Raises:
+            NotExecuted: a document changed meanwhile, or the session ended (reason ``fenced``).
+        """
+        leads = created_at(self._slot_key(fence.slot), fence.leader_revision)
+        done = await self._settle(key, goal, [self._mine, leads, *compares], write, replica)
+        return self._not_overtaken(done, replica)
+
+    async def edit(self, key: str, document: GroupDocument, revision: int) -> tuple[bool, GroupDocument | None, int]:
+        """Write ``document`` at ``key`` if it is at ``revision`` and this incarnation lives: a primary's edit of its group.
+
+        Returns:
+            Whether it was done, the document as it is after it (None if it is gone), and its revision.
+
+        Raises:
+            CoordinationUnavailable: the outcome is not known.
+        """
+        result = await self._store.txn([self._mine, unchanged(key, revision)], [Put(key, encode(document))], [Get(key)])
+        if result.succeeded:
+            return True, document, result.revision
+        found = result.reads[0][0] if result.reads and result.reads[0] else None
+        if found is None:
+            return False, None, result.revision
+        return False, decode(found.value, GroupDocument, key), found.mod_revision
+
+    async def create(
+        self, key: str, document: GroupDocument, replica: str, compares: Sequence[Compare], puts: Sequence[Put]
+    ) -> int | None:
+        """Write ``puts``, of which ``document`` at ``key`` is one and confirms ``replica`` of this server.
+
+        Args:
+            compares: must include that this server's session key is this incarnation's, and that ``key`` is absent.
+
+        Returns:
+            The document's revision, None if a compare did not hold: nothing was written.
+
+        Raises:
+            NotExecuted: the session ended (reason ``fenced``).
+        """
+        return await self._settle(key, document, compares, puts, replica)
+
+    @staticmethod
+    def _not_overtaken(revision: int | None, replica: str) -> int:
+        if revision is None:
+            raise NotExecuted(f"the placement of {replica} was overtaken by a newer decision", reason="fenced")
+        return revision
+
+    async def _settle(
+        self, key: str, goal: GroupDocument, compares: Sequence[Compare], write: Sequence[Operation], replica: str
+    ) -> int | None:
+        """Write ``write`` and be sure of the outcome; returns the revision, None if a compare does not hold."""
+        unknown_s = 0.0
+        while self._valid() and unknown_s < _UNKNOWN_S_MAX:
             try:
                 result = await self._writer.write(compares, write)
                 if not result.succeeded:
@@ -137,12 +203,16 @@ class Confirmer:
                     if check.succeeded:
                         return found.mod_revision
                     continue
-                raise NotExecuted(f"the placement of {replica} was overtaken by a newer decision", reason="fenced")
-            except (CoordinationUnavailable, Overloaded):
+                return None
+            except Overloaded:
                 await sleep(_RETRY_S)
+            except CoordinationUnavailable:
+                await sleep(_RETRY_S)
+                unknown_s += _RETRY_S
         raise NotExecuted(f"the session ended before the placement of {replica} was confirmed", reason="fenced")
 
     @staticmethod
     def _is_done(found: GroupDocument, goal: GroupDocument, replica: str) -> bool:
         mine: ReplicaDocument | None = next((each for each in found.replicas if each.id == replica), None)
-        return found.epoch == goal.epoch and mine is not None and mine.confirmed
+        same = (found.epoch, found.generation) == (goal.epoch, goal.generation)
+        return same and mine is not None and mine.confirmed

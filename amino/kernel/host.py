@@ -10,24 +10,26 @@ until a slot leader decides.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from amino import limits
-from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import Move
 from amino.contracts.services import (
     AdoptRequest,
+    ConvertReply,
+    ConvertRequest,
     Empty,
+    HeartbeatReply,
     InstantiateReply,
     InstantiateRequest,
     KernelStatistics,
+    NotifyReply,
+    ObserveReply,
     ReplicaInfo,
     ReplicaList,
     TransferReply,
@@ -41,101 +43,48 @@ from amino.errors import (
     NotExecuted,
     NotFound,
 )
+from amino.kernel.arrival import arrived
+from amino.kernel.confirm import confirmed
 from amino.kernel.context import ReplicaContext
-from amino.kernel.object import KernelObject, Recovery
-from amino.kernel.running import Running, construction_failed
+from amino.kernel.converting import convert
+from amino.kernel.hosted import Hosted
+from amino.kernel.object import KernelObject
+from amino.kernel.observed import Observed
+from amino.kernel.running import construction_failed
 from amino.kernel.whole import whole
 from amino.marks import method_table
+from amino.telemetry.trace import current_traceparent
 from amino.wire import codec
+from amino.wire.versioned import check_versions
 
 if TYPE_CHECKING:
-    from amino.contracts.component import Checkpoints, ServerChain, ServerContext
-    from amino.contracts.documents import MicroserviceRecord, MicroserviceSpec
-    from amino.contracts.services import Fence, FenceRequest, Kernel, RetireRequest, TransferRequest
-    from amino.kernel.confirm import Confirmer
-    from amino.kernel.dispatcher import Dispatcher, Validity
-    from amino.kernel.surroundings import Surroundings
+    from collections.abc import Awaitable
+
+    from amino.contracts.services import (
+        FenceRequest,
+        HeartbeatRequest,
+        NotifyRequest,
+        ObserveRequest,
+        RetireRequest,
+        TransferRequest,
+    )
+    from amino.rpc.port import Inbound
 
 _log = logging.getLogger("amino.kernel")
 _RESTORING = "__restore__"
 _CONSTRUCTING = "__init__"
-FENCES_MAX = 16_384
-T = TypeVar("T")
 
 
-class Parts(Protocol):
-    """What the composition root hands to the host."""
-
-    async def load_class(self, spec: MicroserviceSpec) -> type:
-        """Return the class of ``spec``. Raises ``CodeUnavailable``."""
-        ...
-
-    def find_class(self, spec: MicroserviceSpec) -> codec.FindClass | None:
-        """Return how pickles name classes for the code of ``spec``, once its class is loaded; None as everywhere."""
-        ...
-
-    def server_chain(self, spec: MicroserviceSpec, context: ServerContext) -> ServerChain:
-        """Return the server side of ``spec``'s chain. Raises ``CodeUnavailable`` for a manager not installed here."""
-        ...
-
-    def checkpoints(self, target: KernelObject) -> Checkpoints:
-        """Return the checkpoints of a replica's group. Raises ``CodeUnavailable`` where there is no store."""
-        ...
-
-    async def arguments(self, record: MicroserviceRecord) -> bytes:
-        """Return the encoded constructor arguments, wherever they are."""
-        ...
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run user code in a worker thread: it may block, and make calls that end in this server again."""
-        ...
-
-    def kernel_at(self, address: str) -> Kernel:
-        """Return the Kernel service of another server."""
-        ...
-
-    def group_key(self, microservice: str, path: str) -> str:
-        """Return the key of a group's document."""
-        ...
-
-    async def clear_deaths(self, microservice: str, path: str, replica: str, method: str) -> None:
-        """Tell the slot leader that a suspected method has completed."""
-        ...
-
-    def event(self, kind: str, microservice: str, text: str) -> None:
-        """Record an event for operators; from any thread."""
-        ...
-
-    def stop_now(self, why: str) -> None:
-        """Stop this incarnation at once."""
-        ...
-
-
-class Host:
+class Host(Hosted):
     """Implements ``contracts.services.Kernel``; on the server's loop."""
-
-    def __init__(self, *, parts: Parts, surroundings: Surroundings, confirmer: Confirmer, validity: Validity) -> None:
-        self._parts = parts
-        self._around = surroundings
-        self._confirmer = confirmer
-        self._validity = validity
-        self._objects: dict[tuple[str, str], KernelObject] = {}
-        self._contexts: dict[tuple[str, str], ReplicaContext] = {}
-        self._revisions: dict[tuple[str, str], int] = {}
-        self._fences: dict[tuple[str, str], tuple[int, int]] = {}
-        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, list[None]]] = {}
-        self.dispatcher: Dispatcher | None = None
-        self.commands = TaskOwner(f"commands to {surroundings.server}")
 
     def __repr__(self) -> str:
         return f"Host({self._around.server}, {len(self._objects)} replicas)"
 
-    def __len__(self) -> int:
-        return len(self._objects)
-
-    def find(self, microservice: str, path: str) -> KernelObject | None:
-        """Return the kernel object of a group's replica here, if any."""
-        return self._objects.get((microservice, path))
+    def _handle_own(self, inbound: Inbound) -> None:
+        """Run a call that this server makes by itself."""
+        assert self.dispatcher is not None
+        self.dispatcher.handle(inbound)
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -143,7 +92,7 @@ class Host:
     async def instantiate(self, request: InstantiateRequest) -> InstantiateReply:
         """See ``contracts.services.Kernel.instantiate``."""
         place = (request.microservice, request.path)
-        async with self._lock(place):
+        async with self._locks.hold(place):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is not None and target.replica == request.replica:
@@ -155,10 +104,47 @@ class Host:
             target = await self._make(place, request)
             return self._serve(place, target, self._revisions[place], request.suspects)
 
+    @whole
+    async def take(
+        self,
+        place: tuple[str, str],
+        make: Callable[[], KernelObject],
+        leader_revision: int,
+        write: Callable[[], Awaitable[int | None]],
+    ) -> int | None:
+        """Take in what ``make`` returns (see ``shell_of``), and let it serve once ``write`` has put on record that it does.
+
+        For the slot leader in the same process, and a microservice that is on no record yet.
+
+        Args:
+            leader_revision: create revision of the leader's slot key, which ``write`` proves.
+            write: returns the document's revision, None if it was refused; settles unknown outcomes.
+
+        Returns:
+            What ``write`` returned; None also if a replica is here already. Then nothing new is left here.
+        """
+        async with self._locks.hold(place):
+            self._check_session()
+            if place in self._objects:
+                return None
+            target = self._objects[place] = make()
+            revision: int | None = None
+            try:
+                revision = await write()
+            finally:
+                if revision is None:
+                    await self._discard(place)
+            if revision is not None:
+                self._note_fence(place, (leader_revision, revision))
+                await self._begin(target)
+                self._serve(place, target, revision, ())
+            return revision
+
     async def _resume(
         self, place: tuple[str, str], target: KernelObject, request: InstantiateRequest
     ) -> InstantiateReply:
-        if target.state == "serving" and target.epoch == request.document.epoch:
+        known = self._revisions.get(place, 0) > request.fence.document_revision
+        if known and target.state == "serving" and target.epoch == request.document.epoch:
             return InstantiateReply(self._revisions[place], target.methods)
         if target.state == "serving":  # an abort came before the seal
             await target.seal(limits.QUIESCE_TIMEOUT_S)
@@ -169,12 +155,14 @@ class Host:
         return self._serve(place, target, revision, request.suspects)
 
     async def _make(self, place: tuple[str, str], request: InstantiateRequest) -> KernelObject:
-        target = await self._shell(place, request.replica, request.document.epoch, request.record)
+        target = await self._shell(
+            place, request.replica, request.document.epoch, request, joining=request.source == "join"
+        )
         self._objects[place] = target
         try:
             if request.source == "construct":
                 await self._construct(target, request)
-            else:
+            elif request.source != "join":
                 await self._restore(target, request)
             self._revisions[place] = await self._confirmer.confirm(
                 self._parts.group_key(*place), request.document, request.replica, request.fence, target.methods
@@ -182,15 +170,42 @@ class Host:
         except BaseException:
             await self._discard(place)
             raise
+        group = self._contexts[place].of_group
+        if group is not None and group.seen[1] < self._revisions[place]:
+            group.seen = confirmed(request.document, request.replica, target.methods), self._revisions[place]
         await self._begin(target)
         if request.document.trace and (request.source != "construct" or request.document.constructed):
-            target.recovery = Recovery(request.document.trace, int(self._around.clock.wall() * 1e9))
+            arrived(target, request.document.trace, failover=True)
         return target
 
     async def _shell(
-        self, place: tuple[str, str], replica: str, epoch: int, record: MicroserviceRecord
+        self,
+        place: tuple[str, str],
+        replica: str,
+        epoch: int,
+        request: InstantiateRequest | AdoptRequest | ConvertRequest,
+        *,
+        joining: bool = False,
     ) -> KernelObject:
-        cls = await self._parts.load_class(record.spec)
+        cls = await self._parts.load_class(request.record.spec)
+        try:
+            check_versions(cls)
+        except Invalid as error:
+            raise CodeUnavailable(str(error), cls=request.record.spec.cls) from error
+        return self.shell_of(cls, place, replica, epoch, request, joining=joining)
+
+    def shell_of(
+        self,
+        cls: type,
+        place: tuple[str, str],
+        replica: str,
+        epoch: int,
+        request: InstantiateRequest | AdoptRequest | ConvertRequest,
+        *,
+        joining: bool = False,
+    ) -> KernelObject:
+        """Return a sealed kernel object of ``cls`` with its chain and context, and nothing in it yet."""
+        record = request.record
         target = KernelObject(
             microservice=place[0],
             path=place[1],
@@ -199,7 +214,11 @@ class Host:
             methods=method_table(cls),
             surroundings=self._around,
         )
+        target.dms = ",".join(dm.name for dm in record.spec.dms)
         target.find_class = self._parts.find_class(record.spec)
+        if not isinstance(request, ConvertRequest):  # that one is not in force yet
+            target.generation = record.generation
+        target.wheel = self.wheel
         target.seal_nowait()
         context = ReplicaContext(
             target,
@@ -208,8 +227,15 @@ class Host:
             checkpoints=self._parts.checkpoints,
             on_event=self._parts.event,
             seed=zlib.crc32(f"{place[0]}{place[1]}{replica}".encode()),
+            run=None if self._parts.inline else self._parts.run,
+            group=self.groups.open(target, request.document, request.fence.document_revision)
+            if record.spec.dms
+            else None,
+            managers=tuple(dm.name for dm in record.spec.dms),
+            joining=joining,
+            incarnation=self._around.incarnation,
         )
-        target.chain = self._parts.server_chain(record.spec, context)
+        target.chain = self._parts.server_chain(record.spec, context.at)
         self._contexts[place] = context
         return target
 
@@ -233,18 +259,17 @@ class Host:
     async def _restore(self, target: KernelObject, request: InstantiateRequest) -> None:
         newest = await self._contexts[target.microservice, target.path].checkpoints.newest()
         if newest is None:
-            if not request.document.constructed:
+            if not request.document.constructed or request.record.spec.on_loss == "recreate":
                 await self._construct(target, request)
                 return
             raise CorruptCheckpoint(
-                f"{request.microservice}{request.path} has no checkpoint in the store, though it was created; "
-                "check that this server sees the same store, or delete it"
+                f"{request.microservice}{request.path} has no checkpoint in the store, though it was created: none "
+                "was taken, or this server sees another store; check that, or delete it"
             )
-
-        try:
-            await self._parts.run(lambda: self._rebuild(target, newest[0]))
-        except Invalid as error:
-            raise CodeUnavailable(f"the state of {request.microservice} cannot be rebuilt here: {error}") from error
+        await self._parts.run(lambda: self._rebuild(target, newest[0]))
+        await target.chain.on_recover()
+        if target.tables is not None:  # what was emitted after the checkpoint was taken is lost
+            target.tables.begin_branch(target.epoch)
 
     def _rebuild(self, target: KernelObject, snapshot: bytes | memoryview) -> None:
         with self._invocation(target, _RESTORING):
@@ -257,6 +282,7 @@ class Host:
         if suspects:
             self._watch_suspects(place, target, set(suspects))
         target.unseal()
+        self.wheel.adopt(target)
         return InstantiateReply(revision, target.methods)
 
     def _watch_suspects(self, place: tuple[str, str], target: KernelObject, suspects: set[str]) -> None:
@@ -281,7 +307,7 @@ class Host:
         move = request.document.move
         if move is None:
             raise Invalid(f"the transfer of {request.microservice} names no move; the sender's release is incompatible")
-        async with self._lock(place):
+        async with self._locks.hold(place):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is None or target.replica != move.source:
@@ -331,14 +357,14 @@ class Host:
         move = request.document.move
         if move is None or move.target.incarnation != self._around.incarnation:
             raise NotExecuted(f"{self._around.server} is not the target of this move", reason="fenced")
-        async with self._lock(place):
+        async with self._locks.hold(place):
             self._check(place, request.fence)
             present = self._objects.get(place)
             if present is not None and present.replica == move.target.id and present.state == "serving":
                 return InstantiateReply(self._revisions[place], present.methods)
             if present is not None:
                 await self._drop(place, destroy=False)
-            target = await self._shell(place, move.target.id, request.document.epoch + 1, request.record)
+            target = await self._shell(place, move.target.id, request.document.epoch + 1, request)
             self._objects[place] = target
             try:
                 await self._parts.run(lambda: self._rebuild(target, snapshot))
@@ -349,18 +375,52 @@ class Host:
                 await self._discard(place)
                 raise
             await self._begin(target)
+            arrived(target, current_traceparent())
             return self._serve(place, target, revision, ())
+
+    @whole
+    async def convert(self, request: ConvertRequest) -> ConvertReply:
+        """See ``contracts.services.Kernel.convert``."""
+        async with self._locks.hold((request.microservice, request.path)):
+            self._check((request.microservice, request.path), request.fence)
+            if request.to_path == request.path:
+                return await convert(self, request)
+            async with self._locks.hold((request.microservice, request.to_path)):
+                return await convert(self, request)
 
     @whole
     async def retire(self, request: RetireRequest) -> Empty:
         """See ``contracts.services.Kernel.retire``."""
         place = (request.microservice, request.path)
-        async with self._lock(place):
+        async with self._locks.hold(place):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is not None and target.replica == request.replica:
                 await self._drop(place, destroy=request.destroy)
         return Empty()
+
+    async def notify(self, request: NotifyRequest, payload: memoryview) -> NotifyReply:
+        """See ``contracts.services.Kernel.notify``."""
+        return self.notify_now(request, payload)
+
+    def notify_now(self, request: NotifyRequest, payload: memoryview) -> NotifyReply:
+        """As ``notify``, which waits for nothing."""
+        target = self._objects.get((request.microservice, request.path))
+        if target is None or target.replica != request.replica:
+            self._parts.absent(request.microservice, request.path)
+            raise NotExecuted(
+                f"replica {request.replica} of {request.microservice} is not on {self._around.server}",
+                reason="not-here",
+            )
+        if not self._validity.valid():
+            raise NotExecuted(f"{self._around.server} cannot prove its session and does not act", reason="fenced")
+        return NotifyReply(target.chain.on_notification(request.manager, request.topic, bytes(payload)))
+
+    async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatReply:
+        """See ``contracts.services.Kernel.heartbeat``."""
+        if not self._validity.valid():
+            raise NotExecuted(f"{self._around.server} cannot prove its session and does not act", reason="fenced")
+        return self.groups.answer(request)
 
     async def fence(self, request: FenceRequest) -> Empty:
         """See ``contracts.services.Kernel.fence``."""
@@ -398,88 +458,25 @@ class Host:
             )
         )
 
+    async def observe(self, request: ObserveRequest) -> ObserveReply:
+        """See ``contracts.services.Kernel.observe``."""
+        target = self._objects.get((request.microservice, request.path))
+        if target is None:
+            return ObserveReply()
+        observed = target.observed
+        if observed is None:
+            observed = target.observed = Observed(self._around.clock.monotonic)
+        observed.end_later(lambda: setattr(target, "observed", None))
+        return observed.reply(target.replica, target.in_flight)
+
     async def aclose(self) -> None:
         """Stop all components and tasks; nothing is destroyed. Idempotent."""
+        self.wheel.close()
         await self.commands.aclose()
         await asyncio.gather(*(self._end(place) for place in list(self._objects)))
 
     async def _end(self, place: tuple[str, str]) -> None:
-        async with self._lock(place):
+        async with self._locks.hold(place):
             await self._drop(place, destroy=False)
 
     # --- details ---------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _lock(self, place: tuple[str, str]) -> AsyncIterator[None]:
-        """Run commands for one group one at a time, in order of arrival."""
-        lock, users = self._locks.setdefault(place, (asyncio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            users.pop()
-            if not users:
-                del self._locks[place]
-
-    def _check(self, place: tuple[str, str], fence: Fence) -> None:
-        if not self._validity.valid():
-            raise NotExecuted(f"{self._around.server} cannot prove its session and takes no commands", reason="fenced")
-        seen = self._fences.get(place, (0, 0))
-        given = (fence.leader_revision, fence.document_revision)
-        if given < seen:
-            raise NotExecuted(
-                f"a command with fence {given} for {place[0]}{place[1]} is older than {seen}; a newer leader decides",
-                reason="fenced",
-            )
-        self._fences[place] = given
-        if len(self._fences) > FENCES_MAX + len(self._objects):
-            for old in itertools.islice((each for each in self._fences if each not in self._objects), 1):
-                del self._fences[old]
-
-    def _invocation(self, target: KernelObject, method: str) -> Running:
-        return Running(self._around, target, method)
-
-    async def _drop(self, place: tuple[str, str], *, destroy: bool) -> None:
-        """End a replica: briefly wait for running calls, then let none of the rest answer."""
-        target = self._objects.get(place)
-        if target is None:
-            return
-        if target.state == "serving":
-            try:
-                await target.seal(limits.QUIESCE_TIMEOUT_S)
-            except TimeoutError:
-                target.revoked = True
-                target.leave({})
-        if destroy:
-            await target.chain.on_destroy()
-        await self._forget(place, {})
-
-    async def _forget(self, place: tuple[str, str], moved_to: dict[str, Any]) -> None:
-        target = self._objects.pop(place, None)
-        self._revisions.pop(place, None)
-        if target is None:
-            return
-        idle = not target.in_flight
-        if target.state != "gone":
-            target.leave(moved_to)
-        await target.chain.on_stop()
-        context = self._contexts.pop(place, None)
-        if context is not None:
-            await context.aclose()
-        if idle:  # else calls that can answer no more still run in it
-            target.release_instance()
-
-    async def _begin(self, target: KernelObject) -> None:
-        """Start the components of a replica that is confirmed, and so serves whatever they say."""
-        try:
-            await target.chain.on_start()
-        except Exception as error:  # noqa: BLE001 - a manager's fault, which its owner must hear of
-            _log.exception("a component of %s failed to start", target.microservice)
-            self._parts.event("component-failed", target.microservice, f"on_start: {type(error).__name__}: {error}")
-
-    async def _discard(self, place: tuple[str, str]) -> None:
-        try:
-            await self._forget(place, {})
-        except Exception:  # noqa: BLE001 - the error that led here is the one to report
-            _log.exception("dropping a replica of %s that did not come to be failed", place[0])

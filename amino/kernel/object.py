@@ -12,38 +12,47 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from amino import limits
+import msgspec
+
 from amino.aio.mode import drive
 from amino.aio.signal import Signal
-from amino.contracts.calls import CURRENT, Call, Invocation, Raised, RequestId
+from amino.contracts.calls import COMPONENT, CURRENT, Call, Invocation, Raised, RequestId
 from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
+from amino.kernel import own_calls
 from amino.kernel.answered import Answer, AnsweredTable
 from amino.kernel.gate import Gate
-from amino.kernel.outcomes import decode_answer, encode_failure, encode_result, reading_by
-from amino.marks import ASYNC, READONLY
+from amino.kernel.object_state import ObjectState
+from amino.kernel.outcomes import decode_answer, encode_failure, encode_result
+from amino.kernel.tables import Tables
+from amino.marks import ASYNC, OWN, PROVISIONAL, READONLY
 from amino.wire import codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from amino.contracts.component import ServerChain
+    from amino.kernel.arrival import Arrival
     from amino.kernel.surroundings import Surroundings
+    from amino.kernel.wheel import TimerWheel
+    from amino.telemetry.metrics import Series
 
 
-class Recovery(NamedTuple):
-    """The failover that placed a replica here: its trace, and when the replica began to serve (wall clock)."""
+class _Pending(msgspec.Struct, eq=False):
+    """A request that runs: what it is, who waits for it, how it ended."""
 
-    traceparent: str
-    restored_ns: int
+    digest: int
+    signal: Signal[Answer | BaseException] | None = None
+    outcome: Answer | BaseException | None = None
 
 
 Begun = tuple[int, int]
 """Tokens of the gates that a call has entered."""
 
 
-class KernelObject:
+class KernelObject(ObjectState):
     """One replica.
 
     Args:
@@ -51,7 +60,12 @@ class KernelObject:
         methods: its public methods with their flags.
         on_completed: called with the method's name after each mutating execution while set (poison bookkeeping).
         find_class: resolves names in pickles that its code reads; None as everywhere. Set before the instance is.
-        recovery: while set, the failover that the first good call from now on ends.
+        generation: of its record.
+
+    Attributes:
+        admission: the gate that calls pass first.
+        arrival: what made it serve here, while calls are traced. answered: whether a good call has ended since.
+        dms: names of its managers, with commas. series: counters of its calls by method, while they are counted.
     """
 
     def __init__(
@@ -70,20 +84,28 @@ class KernelObject:
         self.epoch = epoch
         self.methods = methods
         self.mutations = 0
-        self.serving = False
-        self.revoked = False
+        self.serving = self.revoked = False
         self.moved_to: dict[str, Any] | None = None
         self.on_completed: Callable[[str], None] | None = None
         self.find_class: codec.FindClass | None = None
-        self.recovery: Recovery | None = None
+        self.arrival: Arrival | None = None
+        self.answered = False
+        self.dms = ""
+        self.series: dict[str, Series] = {}
+        self.generation = 0
         self.chain: ServerChain
         self.instance: Any = None
+        self.tables: Tables | None = None
+        self.wheel: TimerWheel | None = None
+        self.news: Signal[bool] | None = None  # made by those who wait for events
+        self.readers = 0
+        self.stirred = 0
         self._around = surroundings
         self._bound: dict[str, Callable[..., Any]] | None = None
-        self._admission = Gate()
+        self.admission = Gate()
         self._mutation = Gate()
         self._answered = AnsweredTable(surroundings.dedup_horizon_s)
-        self._pending: dict[RequestId, tuple[int, Signal[Answer | BaseException] | None]] = {}
+        self._pending: dict[RequestId, _Pending] = {}
         self._joining = threading.Lock()
 
     def __repr__(self) -> str:
@@ -93,31 +115,21 @@ class KernelObject:
     @property
     def in_flight(self) -> int:
         """Calls admitted and not yet answered."""
-        return self._admission.running
+        return len(self.admission.entered)
 
     @property
     def state(self) -> str:
         """``serving``, ``sealed``, ``starting`` or ``gone``."""
         if self.moved_to is not None:
             return "gone"
-        if self._admission.closed:
+        if self.admission.closed:
             return "sealed" if self.serving else "starting"
         return "serving"
 
-    def adopt_instance(self, instance: Any) -> None:
-        """Take ``instance`` as the user's object."""
-        self.instance = instance
-        if self.find_class is not None:  # results of nested calls are read by the code of this object too
-            self._bound = {
-                name: reading_by(self.find_class, getattr(instance, name), flags)
-                for name, flags in self.methods.items()
-            }
-
-    def release_instance(self) -> None:
-        """Forget the user's object and the answers, of a kernel object that is gone: both can be large."""
-        self.instance = None
-        self._bound = None
-        self._answered = AnsweredTable(self._around.dedup_horizon_s)
+    @property
+    def surroundings(self) -> Surroundings:
+        """What it has of the process it lives in."""
+        return self._around
 
     def _method(self, name: str) -> Callable[..., Any]:
         # idle objects are many: what can be had from the instance is not kept
@@ -131,16 +143,18 @@ class KernelObject:
         Raises:
             TimeoutError: some call was still running after ``timeout_s`` seconds; the object serves on.
         """
-        await self._admission.acquire_quiet(timeout_s)
+        await self.admission.acquire_quiet(timeout_s)
 
     def seal_nowait(self) -> None:
         """Seal an object that nobody has called yet."""
-        drive(self._admission.acquire_quiet(0.0))
+        drive(self.admission.acquire_quiet(0.0))
 
     def unseal(self) -> None:
         """Admit calls, those that waited first."""
         self.serving = True
-        self._admission.release_quiet()
+        if self.tables is not None:
+            self.tables.release_all()
+        self.admission.release_quiet()
 
     def leave(self, moved_to: dict[str, Any]) -> None:
         """Become gone: calls that wait or come are told ``moved_to`` (may be empty).
@@ -148,18 +162,23 @@ class KernelObject:
         The object is sealed, or could not be sealed in time; nobody else seals it.
         """
         self.moved_to = moved_to
-        if self._admission.closed:
-            self._admission.release_quiet()
+        if self.admission.closed:
+            self.admission.release_quiet()
+        self._wake_readers()
 
     async def serve(self, call: Call) -> Answer:
-        """Admit and run ``call``; returns its encoded outcome, an application error included.
+        """Admit and run ``call``; returns its encoded outcome, an application error included. It leaves when ``call.held`` is set.
 
         Raises:
             AminoError: about the call itself (not admitted, unknown outcome, refused by a component).
         """
-        token = self._admission.enter_nowait(call.request)
+        if call.flags & OWN and call.flags & READONLY:
+            await own_calls.await_news(self, call)
+        token = self.admission.enter_nowait(call.request)
         if not token:
             token = await self._wait_to_enter(call)
+        held: Signal[BaseException | None] | None = None
+        outcome: Answer | BaseException | None = None
         try:
             if self.moved_to is not None:
                 raise self._gone()
@@ -169,29 +188,44 @@ class KernelObject:
             first = self._join(call)
             if first is not None:
                 return await self._attach(first, call)
-            outcome: Answer | BaseException | None = None
             try:
                 outcome = await self._pass(call)
+                held = call.held
+                if call.emitted is not None and held is None:
+                    self._release_events(call)
                 return outcome
             except AminoError as error:
                 outcome = error
                 raise
             finally:
-                self._part(call.request, outcome)
+                if held is None:
+                    self._part(call.request, outcome)
         finally:
-            self._admission.leave(token)
+            if held is None:
+                self.admission.leave(token)
+            else:
+                held.then(partial(self._end_held, call, token, outcome))
+
+    def _end_held(self, call: Call, token: int, outcome: Any, problem: BaseException | None) -> None:
+        """The last part of ``serve`` for an outcome that was held: ``problem`` takes its place if there is one."""
+        if problem is None and call.emitted is not None:
+            self._release_events(call)
+        self._part(call.request, problem or outcome)
+        self.admission.leave(token)
 
     def begin_nowait(self, call: Call) -> Begun | Answer | None:
         """The first half of ``serve`` for an object without components in the way of calls.
 
         Returns:
-            What ``finish`` or ``finish_async`` needs, a saved answer, or None if the call would have to wait.
+            What ``finish`` (or ``run_async`` and ``end``) needs, a saved answer, or None if the call would have to wait.
 
         Raises:
             AminoError: as ``serve``.
         """
+        if call.flags & OWN:
+            return None
         request = call.request
-        admission = self._admission
+        admission = self.admission
         admitted = admission.enter_nowait(request)
         if not admitted:
             return None
@@ -209,9 +243,11 @@ class KernelObject:
             joined = self._join(call) is None
             if not joined:
                 return None
-            saved = self._saved(call)  # after joining: nobody can have run it between the two
+            saved = self._answered.admit(  # after joining: nobody can have run it between the two
+                request, call.floor, call.attempt, call.age_s, call.digest, self._around.clock.monotonic()
+            )
             if saved is not None:
-                return saved
+                return self._found(call, saved)
             begun = True
             return admitted, inside
         finally:
@@ -225,62 +261,57 @@ class KernelObject:
     def finish(self, call: Call, begun: Begun) -> Answer:
         """The second half, for a ``def`` method: run it right here, once, and return its encoded outcome."""
         try:
-            self._run(call)
+            self.run(call)
             return call.answer  # type: ignore[no-any-return]
         finally:
-            self._end(call, begun)
+            self.end(call, begun)
 
-    async def finish_async(self, call: Call, begun: Begun) -> Answer:
-        """The second half, for an ``async def`` method."""
-        try:
-            await self._run_async(call)
-            return call.answer  # type: ignore[no-any-return]
-        finally:
-            self._end(call, begun)
-
-    def give_up(self, call: Call, begun: Begun) -> None:
-        """Undo ``begin_nowait``: the method was not run."""
-        self._end(call, begun)
-
-    def _end(self, call: Call, begun: Begun) -> None:
+    def end(self, call: Call, begun: Begun) -> None:
+        """Undo ``begin_nowait``, after ``run`` or ``run_async`` or without having run the method at all."""
         admitted, inside = begun
         if inside:
             if call.executed:
                 self._settle(call)
             self._mutation.leave(inside)
+            if call.emitted is not None:
+                self._release_events(call)
             self._part(call.request, call.answer)
-        self._admission.leave(admitted)
+        self.admission.leave(admitted)
 
     def _join(self, call: Call) -> Signal[Answer | BaseException] | None:
         """Return None for the first to run the call's request, for others the signal of its outcome."""
-        request = call.request
-        with self._joining:
-            found = self._pending.get(request)
-            if found is None:
-                self._pending[request] = call.digest, None
-                return None
-            digest, signal = found
-            if digest != call.digest:
-                raise Invalid(
-                    f"request {request} is running as another method or with other arguments; "
-                    "a request id names one call for good"
-                )
+        mine = _Pending(call.digest)
+        found = self._pending.setdefault(call.request, mine)
+        if found is mine:
+            return None
+        if found.digest != call.digest:
+            raise Invalid(
+                f"request {call.request} is running as another method or with other arguments; "
+                "a request id names one call for good"
+            )
+        with (
+            self._joining
+        ):  # several may join; the first, who parts without the lock, sees the signal or we its outcome
+            signal = found.signal
             if signal is None:
-                signal = Signal()
-                self._pending[request] = digest, signal
-            return signal
+                signal = found.signal = Signal()
+        if found.outcome is not None:
+            signal.set(found.outcome)
+        return signal
 
     def _part(self, request: RequestId, outcome: Answer | BaseException | None) -> None:
         """The first to run ``request`` is done: tell those who wait for it."""
-        with self._joining:
-            _, signal = self._pending.pop(request)
-        if signal is not None:
-            signal.set(outcome or OutcomeUnknown(f"request {request} was abandoned half-way"))
+        pending = self._pending.pop(request)
+        if outcome is None:
+            outcome = OutcomeUnknown(f"request {request} was abandoned half-way")
+        pending.outcome = outcome
+        if pending.signal is not None:
+            pending.signal.set(outcome)
 
     async def _wait_to_enter(self, call: Call) -> int:
         wait_s = min(self._around.hold_s, call.deadline - self._around.clock.monotonic())
         try:
-            return await self._admission.enter(call.request, max(wait_s, 0.0), self._around.clock)
+            return await self.admission.enter(call.request, max(wait_s, 0.0), self._around.clock)
         except TimeoutError:
             raise NotExecuted(
                 f"{self.microservice} on {self._around.server} is being moved or made and did not serve within "
@@ -308,16 +339,20 @@ class KernelObject:
 
     async def _pass(self, call: Call) -> Answer:
         chain = self.chain
-        if chain.passes_through:
+        if chain.passes_through and not call.traced:
             with contextlib.suppress(Raised):
                 await self._execute(call)
             return call.answer  # type: ignore[no-any-return]
+        leave = await chain.before_call(call) if chain.has_doors else None
         try:
             result = await chain.call(call, self._execute)
         except Raised as raised:
             if call.answer is not None and raised.error is call.result:
                 return call.answer  # type: ignore[no-any-return]
             return encode_failure(raised.error, call)
+        finally:
+            if leave is not None:
+                leave()
         if call.answer is not None and result is call.result:
             return call.answer  # type: ignore[no-any-return]
         return encode_result(result, call)
@@ -325,7 +360,7 @@ class KernelObject:
     async def _execute(self, call: Call) -> Any:
         """The innermost step: the saved answer, or the method itself. Raises ``Raised`` for what the method raised."""
         if call.flags & READONLY:
-            return await self._invoke(call)
+            return await self.invoke(call)
         gate = self._mutation
         token = gate.enter_nowait(call.request)
         if not token:
@@ -338,11 +373,12 @@ class KernelObject:
                 ) from None
         try:
             saved = self._saved(call)
+            call.saved = saved is not None
             if saved is not None:
                 with codec.finding(self.find_class):
                     return decode_answer(saved, call, self._around.runtime)
             try:
-                return await self._invoke(call)
+                return await self.invoke(call)
             finally:
                 if call.executed:
                     self._settle(call)
@@ -350,23 +386,30 @@ class KernelObject:
             gate.leave(token)
 
     def _saved(self, call: Call) -> Answer | None:
-        now = self._around.clock.monotonic()
-        saved = self._answered.admit(
-            call.request,
-            floor=call.floor,
-            attempt=call.attempt,
-            age_s=call.age_s,
-            digest=call.digest,
-            now=now,
-        )
-        if saved is not None:
-            call.executed = True
-            call.answer = saved
+        if call.flags & OWN:
+            saved = encode_result(None, call) if own_calls.is_done(self, call) else None
+        else:
+            saved = self._answered.admit(
+                call.request, call.floor, call.attempt, call.age_s, call.digest, self._around.clock.monotonic()
+            )
+        return saved if saved is None else self._found(call, saved)
+
+    def _found(self, call: Call, saved: Answer) -> Answer:
+        """Take ``saved`` for the outcome of ``call``, which has run before."""
+        call.executed = True
+        call.answer = saved
+        if self.tables is not None and self.tables.outbox is not None:
+            call.emitted = self.tables, self.tables.outbox.settled
         return saved
 
     def _settle(self, call: Call) -> None:
-        self._answered.settle(call.request, call.digest, call.answer)
+        if not call.flags & OWN:
+            self._answered.settle(call.request, call.digest, call.answer)
         self.mutations += 1
+        if self.tables is not None and self.tables.outbox is not None:
+            outbox = self.tables.outbox
+            outbox.settled = outbox.last
+            call.emitted = self.tables, outbox.last
         if self.on_completed is not None:
             self.on_completed(call.method)
 
@@ -387,11 +430,14 @@ class KernelObject:
                 0,
                 0,
                 call.traceparent,
+                call.effects,
+                self,
+                call.flags & (READONLY | PROVISIONAL) == READONLY,
             )
         )
         return token, around.board.enter(self.microservice, call.method)
 
-    def _run(self, call: Call) -> None:
+    def run(self, call: Call) -> None:
         """Run a ``def`` method right here and encode its outcome into ``call.answer``."""
         token, cell = self._enter_method(call)
         try:
@@ -406,13 +452,13 @@ class KernelObject:
         call.executed = True
         call.answer = encode_failure(call.result, call) if call.raised else encode_result(call.result, call)
 
-    async def _run_async(self, call: Call) -> None:
+    async def run_async(self, call: Call) -> None:
         """Run an ``async def`` method and encode its outcome into ``call.answer``."""
         token, cell = self._enter_method(call)
         try:
             call.result = await self._method(call.method)(*call.args, **call.kwargs)
             call.raised = False
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in _run
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in run
             call.result = error
             call.raised = True
         finally:
@@ -421,72 +467,33 @@ class KernelObject:
         call.executed = True
         call.answer = encode_failure(call.result, call) if call.raised else encode_result(call.result, call)
 
-    async def _invoke(self, call: Call) -> Any:
-        if call.flags & ASYNC:
-            await self._run_async(call)
+    async def _run_message(self, call: Call) -> None:
+        """Run what is no method of the user's class, as if it were one, and encode its outcome."""
+        token, cell = self._enter_method(call)
+        try:
+            call.result = await (own_calls.run(self, call) if call.flags & OWN else self.chain.message(call))
+            call.raised = False
+        except Raised as raised:
+            call.result, call.raised = raised.error, True
+        except NotExecuted:
+            raise  # nothing was done; the message may come again
+        except Exception as error:  # noqa: BLE001 - as in run
+            call.result = error
+            call.raised = True
+        finally:
+            self._around.board.leave(cell)
+            CURRENT.reset(token)
+        call.executed = True
+        call.answer = encode_failure(call.result, call) if call.raised else encode_result(call.result, call)
+
+    async def invoke(self, call: Call) -> Any:
+        """Run ``call``'s method right here, past all components, and encode its outcome."""
+        if call.method.startswith(COMPONENT):
+            await self._run_message(call)
+        elif call.flags & ASYNC:
+            await self.run_async(call)
         else:
-            self._run(call)
+            self.run(call)
         if call.raised:
             raise Raised(call.result)
         return call.result
-
-    def _refuse_reentrant_mutation(self, call: Call) -> None:
-        if (
-            call.request.path
-            and self.chain.restores_state
-            and any(call.request.nested_in(inside) for inside in self._mutation.inside())
-        ):
-            raise Invalid(
-                f"{call.method} changes {self.microservice} from within another changing call of the same chain "
-                f"({call.request}); a manager of this microservice restores or replicates its state, which allows no "
-                "such call. Mark the method @amino.readonly, or call it after the outer one has returned"
-            )
-
-    # --- state -----------------------------------------------------------------------------------------------------
-
-    async def snapshot(self) -> bytes:
-        """Return the state of one instant; new mutating calls wait meanwhile (see ``ObjectControl``)."""
-        return (await self.snapshot_counted())[1]
-
-    async def snapshot_counted(self) -> tuple[int, bytes]:
-        """As ``snapshot``, with the number of mutations that it holds."""
-        await self._mutation.acquire_quiet(limits.QUIESCE_TIMEOUT_S)
-        try:
-            return self.mutations, self.snapshot_sealed()
-        finally:
-            self._mutation.release_quiet()
-
-    def snapshot_sealed(self) -> bytes:
-        """Return the state; only while no mutating call can run."""
-        return codec.pack(
-            {
-                "format": 1,
-                "instance": self.instance,
-                "components": self.chain.on_snapshot(),
-                "answered": self._answered.snapshot(),
-                "mutations": self.mutations,
-            }
-        )
-
-    async def restore(self, snapshot: bytes | memoryview) -> None:
-        """Replace the state by ``snapshot``, while no mutating call runs."""
-        await self._mutation.acquire_quiet(limits.QUIESCE_TIMEOUT_S)
-        try:
-            self.restore_sealed(snapshot)
-        finally:
-            self._mutation.release_quiet()
-
-    def restore_sealed(self, snapshot: bytes | memoryview) -> None:
-        """Replace the state by ``snapshot``; only while no call can run.
-
-        Raises:
-            Invalid: not a snapshot of a format this release reads, or its class cannot be rebuilt here.
-        """
-        with codec.finding(self.find_class):
-            state = codec.unpack(snapshot, binding=self._around.runtime)
-        if not isinstance(state, dict) or state.get("format") != 1:
-            raise Invalid(f"the snapshot of {self.microservice} has a format this release does not read; upgrade it")
-        self.adopt_instance(state["instance"])
-        self._answered.restore(state["answered"], self._around.clock.monotonic())
-        self.mutations = state["mutations"]
-        self.chain.on_restore(state["components"])

@@ -41,11 +41,13 @@ def reading_by(find_class: codec.FindClass, method: Callable[..., Any], flags: i
 
 def encode_result(result: Any, call: Call) -> Answer:
     """Return the answer for what a method returned; one that cannot be sent is answered with the reason."""
+    if result is None:
+        return _NOTHING
     try:
         number, segments = codec.encode(result, trusted=call.peer_trusted)
     except AminoError as error:
         return Answer(Status.ERROR, encode_error(error), ())
-    return Answer(Status.OK, _CODECS[number], tuple(map(bytes, segments)))
+    return Answer(_OK, _CODECS[number], tuple(map(bytes, segments)))
 
 
 def encode_failure(error: BaseException, call: Call) -> Answer:
@@ -65,4 +67,6 @@ def decode_answer(answer: Answer, call: Call, runtime: Any) -> Any:
     return call.result
 
 
+_OK = int(Status.OK)
 _CODECS = [bytes([number]) for number in range(3)]
+_NOTHING = Answer(_OK, _CODECS[codec.NOTHING], ())

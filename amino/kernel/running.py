@@ -41,6 +41,7 @@ class Running:
                 around.server,
                 around.incarnation,
                 around.labels,
+                home=target,
             )
         )
         self._finding = codec.FIND_CLASS.set(target.find_class)

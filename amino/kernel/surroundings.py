@@ -25,6 +25,18 @@ class FlightBoard(Protocol):
         ...
 
 
+class Validity(Protocol):
+    """The session, as far as replies go."""
+
+    def valid(self) -> bool:
+        """Whether this incarnation may act right now."""
+        ...
+
+    async def wait_valid(self, hold_s: float) -> bool:
+        """Wait at most ``hold_s`` seconds for validity; returns whether it came."""
+        ...
+
+
 class Surroundings(Protocol):
     """What an object needs from the process it lives in."""
 

@@ -23,10 +23,13 @@ from amino.code.loader import CodeLoader
 from amino.code.storage import CodeStorage
 from amino.contracts.documents import ServerRecord, decode
 from amino.coordination.keys import Keys
+from amino.dashboard.site import Dashboard, Opening
 from amino.errors import NotExecuted, StoreFailed
+from amino.node.adapters import Beside
 from amino.node.addresses import advertised
 from amino.node.child import Addresses
 from amino.node.connections import open_store
+from amino.node.dashboard_source import DashboardSource
 from amino.node.invoking import Invoking
 from amino.node.kernel_server import KernelServer, Ports, Settings
 from amino.rpc.grpc.server import GrpcServer
@@ -37,25 +40,44 @@ from amino.rpc.tls import TlsConfig
 from amino.wire.frames import Status, encode_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from amino.aio.clock import Clock
     from amino.config import ServerConfig, TlsFiles
     from amino.coordination.session import SessionView
     from amino.coordination.store import Store
     from amino.node.flight_board import Board
     from amino.rpc.port import Inbound
+    from amino.stubs.ports import Local
     from amino.telemetry.trace import Telemetry
 
 _log = logging.getLogger("amino.node")
 EXIT_FENCED = 4
+GRACE_S = 1.0
+"""Seconds that running requests have when a server ends in order."""
 _ETCD_TIMEOUT_S = 2.0
 PROOF_S = 3.0
 _PROOF_RETRY_S = 0.2
 
 
 class KernelNode:
-    """Implements ``child.Node``."""
+    """Implements ``child.Node``.
 
-    def __init__(self, config: ServerConfig, clock: Clock, board: Board, telemetry: Telemetry) -> None:
+    Args:
+        stop_now: ends it at once, with the reason; by default that ends the process.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        clock: Clock,
+        board: Board,
+        telemetry: Telemetry,
+        *,
+        stop_now: Callable[[str], None] | None = None,
+    ) -> None:
+        self._stop_now = stop_now or _stop_now
+        self.loop = asyncio.get_running_loop()
         self._config = config
         self._clock = clock
         self._board = board
@@ -64,6 +86,7 @@ class KernelNode:
         self._tls = tls_of(config.tls)
         self._listener: PeerListener | None = None
         self._grpc: GrpcServer | None = None
+        self._dashboard: Dashboard | None = None
         self._transport: PeerTransport | None = None
         self._store: Store | None = None
         self._access: StoreAccess | None = None
@@ -102,6 +125,16 @@ class KernelNode:
                 bind=lambda reference: self._runtime().bind(reference),
             )
             grpc_address = self._grpc.address
+        if config.dashboard.listen:
+            self._dashboard = await Dashboard.open(
+                Opening(
+                    config.dashboard.listen,
+                    config.dashboard.token,
+                    self._tls.browser_context() if self._tls is not None else None,
+                    config.insecure,
+                ),
+                self._clock,
+            )
         self._store = await open_store(
             config.etcd,
             request_timeout_s=max(config.session.request_timeout_s, _ETCD_TIMEOUT_S),
@@ -177,7 +210,7 @@ class KernelNode:
                 telemetry=self._telemetry,
                 access=self._access,
                 store_id=self._store_id,
-                stop_now=_stop_now,
+                stop_now=self._stop_now,
             ),
             session,
             lease,
@@ -189,6 +222,8 @@ class KernelNode:
         if self._not_shared:
             server.oms.events.add("store-not-shared", "", config.name, self._not_shared)
         self._server = server
+        if self._dashboard is not None:
+            self._dashboard.show(DashboardSource(server))
         if self._grpc is not None:
             await self._grpc.set_serving(serving=True)
 
@@ -207,29 +242,41 @@ class KernelNode:
             raise self._not_ready()
         return self._server.runtime
 
+    def beside(self) -> Local:
+        """Return what a client of this process calls directly, once it serves."""
+        assert self._server is not None, "it serves"
+        return Beside(self._server, self.loop)
+
     async def drain(self) -> tuple[int, tuple[str, ...]]:
         """Move everything elsewhere."""
         return await self._server.drain() if self._server is not None else (0, ())
 
     async def fence(self) -> None:
         """Close listeners and links at once."""
+        await self._close_links(0.0)
+
+    async def _close_links(self, grace_s: float) -> None:
         if self._grpc is not None:
             await self._grpc.aclose()
         if self._listener is not None:
-            await self._listener.aclose()
+            await self._listener.aclose(grace_s)
         if self._transport is not None:
             await self._transport.aclose()
+        if self._dashboard is not None:  # last: it answers no calls
+            await self._dashboard.aclose()
 
     async def aclose(self) -> None:
         """End in order. Idempotent."""
         if self._grpc is not None:
             await self._grpc.aclose()
+        if self._dashboard is not None:
+            await self._dashboard.aclose()
         if self._server is not None:
             server, self._server = self._server, None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await server.aclose()
-        await self.fence()
+        await self._close_links(GRACE_S)
         if self._access is not None:
             await self._access.aclose()
         if self._store is not None:

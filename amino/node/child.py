@@ -1,7 +1,7 @@
 """The kernel process under a supervisor: ``python -m amino.node.child``.
 
 Owns the process around a kernel server: pipes, event loop, signs of life, the end. Leaves the server itself to a
-``Node`` (``assembly.KernelNode``), and the lease to the supervisor.
+``Node`` (``assembly.KernelNode``), and the session to the supervisor.
 Invariants: signs of life come from the main loop, so a blocked loop is a silent child; the process never outlives its
 supervisor by more than ``ORPHAN_S``, and answers nothing once it has noticed.
 Failure behaviour: what prevents the start is told to the supervisor, then the process ends with code 1. When the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import importlib
 import logging
 import mmap
@@ -30,15 +31,17 @@ from amino.aio.clock import Clock, RealClock
 from amino.aio.tasks import TaskOwner
 from amino.code.loader import use_app_dirs
 from amino.config import ServerConfig
+from amino.contracts.calls import CURRENT
 from amino.contracts.documents import Tombstone, encode
 from amino.coordination.deadline import SharedDeadline
+from amino.coordination.ending import prove_dead
 from amino.coordination.keys import Keys
-from amino.coordination.session import SessionView, prove_dead
+from amino.coordination.session import SessionView
 from amino.errors import AminoError, Invalid
 from amino.node import control
 from amino.node.connections import open_store
 from amino.node.flight_board import Board, FlightBoard
-from amino.telemetry import logs
+from amino.telemetry import logs, names
 from amino.telemetry.setup import from_environment
 from amino.telemetry.trace import Telemetry
 
@@ -103,7 +106,7 @@ def run(make_node: MakeNode) -> NoReturn:
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1)  # kill -USR1: where all threads are, into the log
     try:
-        with _event_loop() as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             code = runner.run(_Child(make_node, incoming, outgoing).run())
     except BaseException:  # noqa: BLE001 - the last line of the process: say it, then end with a code that says so
         _log.exception("the kernel process failed")
@@ -123,12 +126,23 @@ def _take_over_pipes() -> tuple[int, int]:
     return incoming, outgoing
 
 
-def _event_loop() -> asyncio.Runner:
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of the fastest kind there is."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def what_runs() -> logs.About | None:
+    """Return which microservice the method that runs in this thread or task belongs to, and its call's trace."""
+    invocation = CURRENT.get()
+    if invocation is None:
+        return None
+    about = {names.MICROSERVICE: invocation.microservice, names.REPLICA: invocation.replica}
+    return about, invocation.traceparent
 
 
 class _Child:
@@ -142,6 +156,7 @@ class _Child:
         self._session: control.Serve | None = None
         self._config: ServerConfig | None = None
         self._over = False
+        self._telemetry = Telemetry.disabled()
 
     async def run(self) -> int:
         """Live; returns the exit code."""
@@ -172,13 +187,16 @@ class _Child:
             telemetry = from_environment("amino-server", instance=first.config.name, publish=True)
         except Invalid as error:
             return self._failed(error)
-        logs.configure(telemetry, form=first.config.log_format, level=first.config.log_level.upper())
+        self._telemetry = telemetry
+        logs.configure(telemetry, form=first.config.log_format, level=first.config.log_level.upper(), about=what_runs)
         try:
             use_app_dirs(first.config.app_dirs)
             node = self._make_node(first.config, self._clock, FlightBoard(Path(first.board)), telemetry)
             addresses = await node.bind()
         except (AminoError, OSError, ImportError) as error:
             return self._failed(error)
+        gc.collect()
+        gc.freeze()  # what was imported stays: a full collection that looks at all of it would hold up calls
         self._say(control.Ready(*msgspec.structs.astuple(addresses)))
         try:
             return await self._converse(node, messages)
@@ -208,8 +226,9 @@ class _Child:
                     case None:
                         await self._orphaned(node)
                         return EXIT_ORPHAN
-                    case control.Ping():
+                    case control.Ping() as ping:
                         self._say(control.Pong())
+                        self._count(ping)
                     case control.Serve():
                         tasks.spawn(guarded(self._serve(node, message)), "serve")
                     case control.Drain():
@@ -219,6 +238,12 @@ class _Child:
                         return 0
         finally:
             await tasks.aclose()
+
+    def _count(self, ping: control.Ping) -> None:
+        for duration_s in ping.round_trips:
+            self._telemetry.metrics.keepalive(duration_s)
+        for duration_s in ping.failed:
+            self._telemetry.metrics.keepalive(duration_s, ok=False)
 
     async def _next(
         self, messages: asyncio.Queue[control.ToChild | None], failed: asyncio.Future[int]
@@ -271,7 +296,7 @@ class _Child:
                 clock=self._clock, timeout_s=ORPHAN_S,
             )  # fmt: skip
         except AminoError as error:
-            _log.warning("no tombstone could be written (%s); the lease will expire", error)
+            _log.warning("no tombstone could be written (%s); others end the session when it has run out", error)
 
     def _failed(self, error: BaseException) -> int:
         fatal = isinstance(error, Invalid | ImportError)

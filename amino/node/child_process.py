@@ -30,11 +30,15 @@ _POSIX = os.name == "posix"
 LAST_WORDS_S = 0.1  # a process that left the group can hold the pipe open; its death must not wait for that
 
 
-def python_environment(**more: str) -> dict[str, str]:
-    """Return this process's environment with ``more``, in which a Python finds the same Amino that runs here."""
+def python_environment(release: Path | None = None, **more: str) -> dict[str, str]:
+    """Return this process's environment with ``more``, in which a Python finds the same Amino that runs here.
+
+    Args:
+        release: a folder with another release of it, to be found instead.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **more}
-    home = Path(amino.__file__).parent.parent
-    if not {"site-packages", "dist-packages"} & set(home.parts):
+    home = release or Path(amino.__file__).parent.parent
+    if release is not None or not {"site-packages", "dist-packages"} & set(home.parts):
         paths = [str(home), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     prepare_environment(environment)

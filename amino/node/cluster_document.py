@@ -1,6 +1,6 @@
 """What a supervisor reads and writes in the cluster's document: the hash seed, and the end of its own cordon.
 
-Owns creating the document, and opening a server that was cordoned by its own shutdown. Leaves pauses and the cordons of
+Owns creating the document, which begins the life of an etcd, and opening a server that was cordoned by its own shutdown. Leaves pauses and the cordons of
 operators to the OMS.
 Invariants: the document is created once, whoever comes first; every write compares what was read; an operator's cordon is
 never lifted here.
@@ -11,6 +11,7 @@ another format.
 from __future__ import annotations
 
 import random
+import time
 
 import msgspec
 
@@ -25,7 +26,8 @@ SHUTTING_DOWN = "shutting down"
 
 async def cluster_document(store: Store, keys: Keys) -> ClusterDocument:
     """Return the cluster's document, which the first server to ask creates with a random hash seed."""
-    fresh = ClusterDocument(hash_seed=random.SystemRandom().randint(1, HASH_SEED_MAX))
+    seed = random.SystemRandom().randint(1, HASH_SEED_MAX)
+    fresh = ClusterDocument(hash_seed=seed, counts_from=time.time_ns() // 1000)
     result = await store.txn([absent(keys.cluster)], [Put(keys.cluster, encode(fresh))], [Get(keys.cluster)])
     if result.succeeded:
         return fresh

@@ -40,7 +40,10 @@ class Serve(msgspec.Struct, frozen=True, tag="serve"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Give a sign of life."""
+    """Give a sign of life. ``round_trips``: seconds of those that kept the session alive since the last one; ``failed``: of others."""
+
+    round_trips: tuple[float, ...] = ()
+    failed: tuple[float, ...] = ()
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

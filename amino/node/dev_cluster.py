@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from amino.aio.tasks import TaskOwner
-from amino.config import EtcdConfig, ServerConfig, SessionConfig
+from amino.config import DashboardConfig, EtcdConfig, ServerConfig, SessionConfig
 from amino.errors import AlreadyExists, ClusterUnavailable, NotFound
 from amino.node import keeper
 from amino.node.child_process import python_environment
@@ -68,16 +68,23 @@ class DevCluster:
     Args:
         etcd: of its own, or None when ``endpoints`` are those of another.
         fields: what all servers' configurations have in common.
+        environment: what all servers' processes find in their environment, beside this process's.
     """
 
     def __init__(
-        self, folder: Path, etcd: EmbeddedEtcd | None, fields: Mapping[str, Any], child: Sequence[str]
+        self,
+        folder: Path,
+        etcd: EmbeddedEtcd | None,
+        fields: Mapping[str, Any],
+        child: Sequence[str],
+        environment: Mapping[str, str],
     ) -> None:
         self.folder = folder
         self.etcd = etcd
         self.servers: dict[str, DevServer] = {}
         self._fields = dict(fields)
         self._child = tuple(child)
+        self._environment = dict(environment)
         self._own_folder = False
         self._keeper: asyncio.subprocess.Process | None = None
         self._tasks = TaskOwner("dev cluster")
@@ -92,19 +99,25 @@ class DevCluster:
         servers: int = 3,
         etcd_members: int = 1,
         etcd_binary: str | Path | None = None,
+        etcd_options: Sequence[str] = (),
         etcd: EtcdConfig | None = None,
         folder: Path | None = None,
         port: int = 0,
         child: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        dashboard: DashboardConfig | None = None,
         **fields: Any,
     ) -> DevCluster:
         """Start etcd and ``servers`` kernel servers ``s1``, ``s2``, ... and wait until all serve.
 
         Args:
-            etcd_members: 1 or 3. etcd_binary: see ``find_etcd``. etcd: use this one instead of an embedded one.
+            etcd_members: 1 or 3. etcd_binary: see ``find_etcd``. etcd_options: further options of every member.
+            etcd: use this one instead of an embedded one.
             folder: for etcd's data, checkpoints and logs, kept; None makes a temporary one.
             port: of the first server's peer link, gRPC one above; 0 takes free ones.
             child: command line of the kernel process, for tests.
+            environment: what all servers' processes find in their environment, beside this process's.
+            dashboard: of the first server.
             fields: of every ``ServerConfig``.
 
         Raises:
@@ -114,18 +127,21 @@ class DevCluster:
         own = Path(tempfile.mkdtemp(prefix="amino-cluster-")) if folder is None else None
         place = own if own is not None else Path(folder or "")
         place.mkdir(parents=True, exist_ok=True)
-        cluster = cls(place, None, {"store": (place / "checkpoints").as_uri(), **fields}, child)
+        cluster = cls(place, None, {"store": (place / "checkpoints").as_uri(), **fields}, child, environment or {})
         cluster._own_folder = own is not None
         try:
             cluster._config("s1", port, {}, {})  # refused fields are refused before anything is started
             await cluster._start_keeper()
             if etcd is None:
-                cluster.etcd = await EmbeddedEtcd.start(members=etcd_members, binary=etcd_binary, folder=place / "etcd")
+                cluster.etcd = await EmbeddedEtcd.start(
+                    members=etcd_members, binary=etcd_binary, folder=place / "etcd", extra=etcd_options
+                )
                 etcd = EtcdConfig(endpoints=tuple(cluster.etcd.endpoints))
             cluster._fields["etcd"] = etcd
             (place / "checkpoints").mkdir(exist_ok=True)
             for number in range(servers):
-                await cluster.add_server(port=port if number == 0 else 0, wait=False)
+                own_fields: dict[str, Any] = {"dashboard": dashboard} if dashboard is not None and number == 0 else {}
+                await cluster.add_server(port=port if number == 0 else 0, wait=False, **own_fields)
             for server in list(cluster.servers.values()):
                 await cluster.wait_serving(server.name)
         except BaseException:
@@ -193,25 +209,34 @@ class DevCluster:
             merged["session"] = SessionConfig(ttl_s=merged.pop("session_ttl_s"))
         return ServerConfig(name=name, **merged)
 
-    async def start_server(self, name: str, *, wait: bool = True) -> DevServer:
-        """Start a server, for the first time or again after both its processes ended."""
+    async def start_server(
+        self, name: str, *, wait: bool = True, release: Path | None = None, **fields: Any
+    ) -> DevServer:
+        """Start a server, for the first time or again after both its processes ended.
+
+        Args:
+            release: a folder with the package of another release of Amino, to run that.
+            fields: of its ``ServerConfig``, which are another from now on.
+        """
         server = self.server(name)
         if server.is_running:
             return server
-        config = server.config
+        config = server.config = msgspec.structs.replace(server.config, **fields)
         if server.last is not None:  # the same ports again
             config = msgspec.structs.replace(
-                config, listen=server.last.address, grpc_listen=server.last.grpc_address or config.grpc_listen
+                config,
+                listen=_at_port_of(config.listen, server.last.address),
+                grpc_listen=_at_port_of(config.grpc_listen, server.last.grpc_address),
             )
         path = self.folder / f"{name}.json"
         path.touch(mode=0o600)  # it may hold a password
-        path.write_bytes(msgspec.json.encode(config))
+        path.write_bytes(msgspec.json.encode(_given(config)))
         server.ended = None
         with server.log.open("ab") as log:
             server.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "amino.node.server_process", str(path), *self._child,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                env=python_environment(), start_new_session=sys.platform != "win32",
+                env=python_environment(release, **self._environment), start_new_session=sys.platform != "win32",
             )  # fmt: skip
         self._tasks.spawn(self._follow(server, server.process), name)
         if wait:
@@ -292,6 +317,21 @@ class DevCluster:
         if process is not None and process.returncode is None:
             process.terminate()
             await process.wait()
+
+
+def _given(config: ServerConfig) -> dict[str, Any]:
+    """Return what differs from the defaults: another release may not have all fields."""
+    default = ServerConfig()
+    return {
+        field: getattr(config, field)
+        for field in config.__struct_fields__
+        if getattr(config, field) != getattr(default, field)
+    }
+
+
+def _at_port_of(listen: str, address: str) -> str:
+    """Return ``listen`` with the port of ``address`` (whose host is what others reach the server by)."""
+    return f"{listen.rpartition(':')[0]}:{address.rpartition(':')[2]}" if listen and address else listen
 
 
 def _kill_tree(server: DevServer) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import random
 import re
 import shutil
 import signal
@@ -35,6 +36,8 @@ _LOSSY = {(3, 5, 0), (3, 5, 1), (3, 5, 2)}
 _OLDEST = (3, 4, 0)
 _LOG_TAIL = 2000
 _PORTS = 3
+_PORT_RANGE = (20_000, 32_000)
+_DRAW = random.SystemRandom()  # of each process its own, whatever seed a program or a test has set
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,7 @@ class EmbeddedEtcd:
                 *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                 *("--initial-cluster", peers, "--initial-cluster-token", str(self._members[0].peer_port)),
                 *("--listen-metrics-urls", f"http://127.0.0.1:{member.health_port}"),
+                *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"),
                 *self._extra,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -272,6 +276,15 @@ class EmbeddedEtcd:
             member.process.kill()
             await member.process.wait()
         member.frozen = False
+
+    async def lose(self) -> None:
+        """Kill all members, remove what they have stored, and start them again, empty, at the same ports."""
+        for index, member in enumerate(self._members):
+            await self.kill(index)
+            await asyncio.get_running_loop().run_in_executor(None, _remove, member.folder / "data")
+        for index in range(len(self._members)):
+            await self.start_member(index)
+        await self.wait_ready()
 
     def freeze(self, index: int) -> None:
         """Stop a member's process without ending it (SIGSTOP)."""
@@ -357,9 +370,23 @@ def _ports(folder: Path, count: int) -> list[int]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return loopback ports that are free now; all are reserved at once, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Return loopback ports that are free now, below those that systems give to outgoing connections.
+
+    Ports of that range could be taken by any connection of the machine until etcd has them, and again while a member is down.
+    """
+    free: list[int] = []
+    with contextlib.ExitStack() as stack:  # all are held at once, so that they differ
+        for port in _DRAW.sample(range(*_PORT_RANGE), _PORT_RANGE[1] - _PORT_RANGE[0]):
+            one = socket.socket()
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                one.close()
+                continue
+            stack.enter_context(one)
+            free.append(port)
+            if len(free) == count:
+                return free
+    raise CoordinationUnavailable(
+        f"of the ports from {_PORT_RANGE[0]} to {_PORT_RANGE[1] - 1} {len(free)} are free, etcd needs {count}"
+    )

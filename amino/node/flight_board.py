@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -69,9 +70,7 @@ class FlightBoard:
             cell = self._take()
         except IndexError:
             return NOT_NOTED
-        note = f"{microservice}\0{method}\0".encode()
-        if len(note) > CELL_BYTES:
-            note = note[:CELL_BYTES]
+        note = _note(microservice, method)
         self._map[cell : cell + len(note)] = note
         return cell
 
@@ -84,6 +83,11 @@ class FlightBoard:
     def close(self) -> None:
         """Unmap the file; nothing may be noted after. Idempotent."""
         self._map.close()
+
+
+@lru_cache(maxsize=4096)
+def _note(microservice: str, method: str) -> bytes:
+    return f"{microservice}\0{method}\0".encode()[:CELL_BYTES]
 
 
 def create_board(path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The supervisor: parent of a kernel server, holder of its lease, witness of its death.
+"""The supervisor: parent of a kernel server, holder of its session, witness of its death.
 
 Owns the acts that ``supervisor_machine`` decides on: child processes, their session in etcd, their tombstones, the run
 folder with deadline words and flight boards. Leaves decisions to the machine and etcd's rules to ``SessionHolder``.
-Invariants: one session per child; a name is claimed only once every earlier child is dead, its lease given up.
+Invariants: one session per child; a name is claimed only once every earlier child is dead, its session given up.
 Failure behaviour: etcd that does not answer is waited for, with the reason logged; a name held by another server, or a
 configuration no child can start with, ends the supervisor with an error.
 """
@@ -17,18 +17,18 @@ import signal
 import socket
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import psutil
 
 import amino
 from amino.aio.clock import Clock, RealClock
 from amino.aio.tasks import TaskOwner
 from amino.config import ServerConfig
-from amino.contracts.documents import ServerRecord, Tombstone, decode, encode
+from amino.contracts.documents import FORMAT_READ, ServerRecord, Tombstone, encode
 from amino.coordination.deadline import NEVER, SharedDeadline
 from amino.coordination.keys import Keys
 from amino.coordination.session import SessionHolder
@@ -42,12 +42,17 @@ from amino.node.child_process import ChildProcess, python_environment
 from amino.node.cluster_document import cluster_document, reopen
 from amino.node.connections import open_store
 from amino.node.flight_board import create_board, read_board
+from amino.node.health import Condition, HealthPort
 from amino.node.reports import Report, ServerDown, ServerServes
+from amino.node.service_manager import ServiceManager
 
 _log = logging.getLogger("amino.supervisor")
 CHILD = (sys.executable, "-P", "-m", "amino.node.child")
 RETRY_S = 0.5
-LEASE_LATE_S = 2.0  # etcd ends a lease up to half a second late, a new leader of etcd later
+TOLD_MAX = 32
+"""Round trips of the session that are told with one ping, at most."""
+ANOTHER_ETCD_S = 10.0
+"""So long must all answers have been another etcd's; a member that only lags behind is over it sooner."""
 
 
 @dataclass(slots=True)
@@ -62,14 +67,19 @@ class _Run:
     word: SharedDeadline | None = None
     holder: SessionHolder | None = None
     claim: asyncio.Task[None] | None = None
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a supervisor ended: exit code, and the error to show, empty if all was well."""
+    """How a supervisor ended: exit code, and the error to show, empty if all was well.
+
+    ``another_etcd``: because etcd is not the one it knew; one that knows nothing is to go on.
+    """
 
     code: int
     message: str = ""
+    another_etcd: bool = False
 
 
 OnReport = Callable[[Report], None]
@@ -85,6 +95,7 @@ class Supervisor:
         arguments: command line of the child.
         rules: times; default by ``config``.
         on_report: told on the loop when the server serves and when its process is dead.
+        foreign: returns why ``store`` is not the etcd that it was, empty while it is.
     """
 
     def __init__(
@@ -97,7 +108,9 @@ class Supervisor:
         arguments: Sequence[str] = CHILD,
         rules: machine.Rules | None = None,
         on_report: OnReport | None = None,
+        foreign: Callable[[], str] = lambda: "",
     ) -> None:
+        self._foreign = foreign
         self._on_report: OnReport = on_report if on_report is not None else lambda _: None
         self._config = config
         self._store = store
@@ -114,6 +127,7 @@ class Supervisor:
         self._seed = 0
         self._listen: tuple[str, str] | None = None
         self._started_at = self._clock.wall()
+        self._round_trips: dict[bool, deque[float]] = {True: deque(maxlen=TOLD_MAX), False: deque(maxlen=TOLD_MAX)}
 
     def __repr__(self) -> str:
         return f"Supervisor({self._config.name}, {self._state.phase.value}, run {self._state.run})"
@@ -124,6 +138,17 @@ class Supervisor:
         if not drain:
             self._events.put_nowait(machine.Terminate())
 
+    def condition(self) -> Condition:
+        """Return how the server is now; never waits."""
+        run, phase = self._run, self._state.phase
+        session_s = run.word.read() - self._clock.boottime() if run is not None and run.word is not None else 0.0
+        return Condition(
+            phase=phase.value if run is not None else "waiting for etcd",
+            has_served=self._state.has_served,
+            serves=phase is machine.Phase.SERVING and run is not None and run.serves,
+            session_s=session_s,
+        )
+
     async def run(self) -> Ended:
         """Supervise until told to end; no child is left when this returns. Cancellation kills the child."""
         try:
@@ -133,9 +158,13 @@ class Supervisor:
         finally:
             run = self._run
             if run is not None and run.process is not None:
+                if run.word is not None:
+                    run.word.publish(NEVER)
                 run.process.kill()
                 await run.process.wait()
             await self._tasks.aclose()
+            if run is not None and run.holder is not None:
+                await run.holder.aclose()
         assert self._ended is not None
         return self._ended
 
@@ -168,6 +197,10 @@ class Supervisor:
                     async with asyncio.timeout(due_s):
                         self._handle(await self._events.get())
                     continue
+            if why := self._foreign():
+                _log.error("%s starts over, because etcd was replaced: %s", self._config.name, why)
+                self._ended = Ended(0, another_etcd=True)  # no tombstone: our incarnation means nothing there
+                return
             now = self._clock.monotonic()
             elapsed_s, last = now - last, now
             process = self._run.process if self._run is not None else None
@@ -189,7 +222,8 @@ class Supervisor:
             case machine.Serve() if run is not None and run.holder is not None:
                 self._tell(control.Serve(run.holder.incarnation, run.holder.lease, str(run.deadline_file)))
             case machine.Ping():
-                self._tell(control.Ping())
+                self._tell(control.Ping(tuple(self._round_trips[True]), tuple(self._round_trips[False])))
+                self._round_trips = {True: deque(maxlen=TOLD_MAX), False: deque(maxlen=TOLD_MAX)}
             case machine.Drain():
                 _log.info("draining %s; a second signal stops it now", self._config.name)
                 self._tell(control.Drain())
@@ -209,15 +243,20 @@ class Supervisor:
         if self._run is not None and self._run.process is not None:
             self._run.process.send(message)
 
+    @property
+    def config(self) -> ServerConfig:
+        """The configuration, with the ports in use once there are any: clients find the next incarnation where it was."""
+        if self._listen is None:
+            return self._config
+        return msgspec.structs.replace(self._config, listen=self._listen[0], grpc_listen=self._listen[1])
+
     # --- a child's life ---
 
     def _start(self, number: int) -> None:
         run = _Run(number, self._folder / f"board-{number}", self._folder / f"deadline-{number}")
         self._run = run
         create_board(run.board)
-        config = self._config
-        if self._listen is not None:  # the same ports again, so that clients find the new incarnation where it was
-            config = msgspec.structs.replace(config, listen=self._listen[0], grpc_listen=self._listen[1])
+        config = self.config
         environment = python_environment(PYTHONHASHSEED=str(self._seed))
 
         def said(message: control.ToSupervisor) -> None:
@@ -252,6 +291,7 @@ class Supervisor:
                 _log.info("drained %s: %d moved, %d left", self._config.name, moved, len(left))
                 self._events.put_nowait(machine.Drained(run.number))
             case control.Serving():
+                run.serves = True
                 self._events.put_nowait(machine.ChildServes(run.number))
                 self._report_serving(run)
         self._events.put_nowait(machine.Pong(run.number))
@@ -275,9 +315,9 @@ class Supervisor:
                 await reopen(self._store, self._keys, self._config.name)
                 run.holder = SessionHolder(
                     self._store, self._keys, self._config.name, run.word,
-                    clock=self._clock, timing=timing_of(self._config), on_lost=lost,
+                    clock=self._clock, timing=timing_of(self._config), on_lost=lost, on_round_trip=self._round_trip,
                 )  # fmt: skip
-                await run.holder.start(record, wait_s=await self._patience_s())
+                await run.holder.start(record)
                 self._events.put_nowait(machine.Claimed(run.number))
                 return
             except CoordinationUnavailable as error:
@@ -286,6 +326,9 @@ class Supervisor:
             except AminoError as error:
                 self._events.put_nowait(machine.Refused(run.number, str(error)))
                 return
+
+    def _round_trip(self, duration_s: float, renewed: bool) -> None:
+        self._round_trips[renewed].append(duration_s)
 
     def _record(self, run: _Run) -> ServerRecord:
         config, ready, process = self._config, run.ready, run.process
@@ -302,23 +345,8 @@ class Supervisor:
             store_id=ready.store_id,
             version=amino.__version__,
             started_at=ready.started_at or self._clock.wall(),
+            format_read=FORMAT_READ,
         )
-
-    async def _patience_s(self) -> float:
-        """Return how long to wait for the name: the rest of a lease if its holder ran here and is dead, else not at all.
-
-        Waiting is all that is done about such a holder: pids say too little to declare it dead for others.
-        """
-        found = await self._store.get(self._keys.server(self._config.name))
-        if found is None:
-            return 0.0
-        holder = decode(found.value, ServerRecord, found.key)
-        here = holder.labels.get("host") == self._config.labels.get("host", socket.gethostname())
-        pids = [pid for pid in (holder.pid, holder.supervisor_pid) if pid]
-        if not here or not pids or any(map(_lives, pids)):
-            return 0.0
-        _log.info("the processes that hold the name %s are gone; waiting for their lease to end", self._config.name)
-        return self._config.session.ttl_s + LEASE_LATE_S
 
     async def _bury(self, run: _Run, cause: str, *, blame: bool) -> None:
         suspects = read_board(run.board) if blame else ()
@@ -366,15 +394,6 @@ def timing_of(config: ServerConfig) -> Timing:
     )
 
 
-def _lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
-
-
 @contextlib.contextmanager
 def shared_folder() -> Iterator[Path]:
     """Make a folder for files shared by memory, in memory where the system has such a place; removed at the end."""
@@ -399,19 +418,69 @@ async def supervise(
         on_report: see ``Supervisor``.
         on_start: given the supervisor, for other ways to end it.
     """
+    while True:
+        ended, config = await _supervise_one(config, arguments, on_report, on_start)
+        if not ended.another_etcd:
+            return ended
+
+
+async def _supervise_one(
+    config: ServerConfig,
+    arguments: Sequence[str],
+    on_report: OnReport | None,
+    on_start: Callable[[Supervisor], None] | None,
+) -> tuple[Ended, ServerConfig]:
+    """Supervise while etcd is the same one; returns how that ended, and the configuration to go on with."""
     clock = RealClock()
     store = await open_store(config.etcd, request_timeout_s=config.session.request_timeout_s, clock=clock)
     loop = asyncio.get_running_loop()
     try:
         with shared_folder() as folder:
-            supervisor = Supervisor(config, store, folder, clock=clock, arguments=arguments, on_report=on_report)
+            manager = ServiceManager(os.environ)
+            supervisor = Supervisor(
+                config, store, folder, clock=clock, arguments=arguments, on_report=_telling(manager, on_report),
+                foreign=lambda: store.foreign(ANOTHER_ETCD_S),
+            )  # fmt: skip
+
+            def terminate() -> None:
+                manager.ends()
+                supervisor.terminate_nowait()
+
             for number in (signal.SIGTERM, signal.SIGINT):
                 try:
-                    loop.add_signal_handler(number, supervisor.terminate_nowait)
+                    loop.add_signal_handler(number, terminate)
                 except NotImplementedError:  # Windows
-                    signal.signal(number, lambda *_: loop.call_soon_threadsafe(supervisor.terminate_nowait))
+                    signal.signal(number, lambda *_: loop.call_soon_threadsafe(terminate))
             if on_start is not None:
                 on_start(supervisor)
-            return await supervisor.run()
+            async with contextlib.AsyncExitStack() as around:
+                if config.health_listen:
+                    port = await HealthPort.open(config.health_listen, supervisor.condition)
+                    around.push_async_callback(port.aclose)
+                    _log.info("probes are answered at %s", port.address)
+                if manager.beat_every_s:
+                    beats = TaskOwner("service manager")
+                    around.push_async_callback(beats.aclose)
+                    beats.spawn(_beat(manager), "beat")
+                return await supervisor.run(), supervisor.config
     finally:
         await store.aclose()
+
+
+def _telling(manager: ServiceManager, on_report: OnReport | None) -> OnReport:
+    def report(what: Report) -> None:
+        match what:
+            case ServerServes(address=address):
+                manager.serves(f"serving at {address}")
+            case ServerDown(cause=cause):
+                manager.does(f"the kernel process ended: {cause}")
+        if on_report is not None:
+            on_report(what)
+
+    return report
+
+
+async def _beat(manager: ServiceManager) -> None:
+    while True:
+        manager.alive()
+        await asyncio.sleep(manager.beat_every_s)

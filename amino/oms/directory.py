@@ -14,7 +14,7 @@ import logging
 import random as random_module
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from amino.oms.placement import Candidate
 _log = logging.getLogger("amino.oms")
 DEPARTED_MAX = 256
 OWN_MAX = 1024
+SAME_HOSTS_MAX = 4096
 
 Host = tuple[str, int]
 """A server and its incarnation."""
@@ -63,6 +64,7 @@ class Directory:
     """
 
     def __init__(self, store: Store, keys: Keys, clock: Clock, random: random_module.Random | None = None) -> None:
+        self._store = store
         self._keys = keys
         self.servers_cache: WatchedCache[ServerRecord] = WatchedCache(
             store, keys.servers_prefix, self._server_changed, clock=clock, random=random
@@ -82,6 +84,10 @@ class Directory:
         self.led_before: dict[int, Host] = {}
         self.cluster = ClusterDocument()
         self._hosts: dict[str, tuple[Host, ...]] = {}
+        self._paths: dict[str, set[str]] = {}
+        self._choosy: dict[str, None] = {}
+        self._same_hosts: dict[tuple[Host, ...], tuple[Host, ...]] = {}
+        self._newest: tuple[Record | None, Found | None] = (None, None)
         self._by_host: dict[Host, set[str]] = {}
         self._own: dict[str, tuple[GroupDocument | None, int]] = {}
         self._pending: Counter[str] = Counter()
@@ -148,6 +154,31 @@ class Directory:
         """Return the live server of that name."""
         return self._servers.get(name)
 
+    async def find_server(self, name: str, timeout_s: float = 1.0) -> LiveServer | None:
+        """Return the live server of that name, also if it came so lately that the watch has not told of it yet.
+
+        Raises:
+            CoordinationUnavailable: this server does not know it, and etcd does not answer.
+        """
+        if name not in self._servers and (record := await self._store.get(self._keys.server(name))) is not None:
+            with suppress(TimeoutError):
+                await self.servers_cache.wait_revision(record.mod_revision, timeout_s)
+        return self._servers.get(name)
+
+    async def hear_of_servers(self, timeout_s: float = 1.0) -> bool:
+        """Learn of servers that came so lately that the watch has not told of them yet; returns whether there were any.
+
+        Raises:
+            CoordinationUnavailable: etcd does not answer.
+        """
+        records, _ = await self._store.list(self._keys.servers_prefix)
+        new = [each.mod_revision for each in records if each.mod_revision > self.servers_cache.revision]
+        if not new:
+            return False
+        with suppress(TimeoutError):
+            await self.servers_cache.wait_revision(max(new), timeout_s)
+        return True
+
     def servers(self) -> list[LiveServer]:
         """Return all live servers, by name."""
         return [self._servers[name] for name in sorted(self._servers)]
@@ -182,9 +213,34 @@ class Directory:
                 device=server.record.device,
                 store_id=server.record.store_id,
                 cordoned=self.cluster.cordoned.get(name, ""),
+                format_read=server.record.format_read,
             )
             for name, server in self._servers.items()
         ]
+
+    def regions(self) -> dict[str, str]:
+        """Return the regions of the servers that have one and may take replicas."""
+        return {
+            name: server.record.labels["region"]
+            for name, server in self._servers.items()
+            if "region" in server.record.labels and not server.record.device and name not in self.cluster.cordoned
+        }
+
+    def devices(self) -> dict[str, bool]:
+        """Return the live devices, and of each whether it may take replicas."""
+        return {
+            name: name not in self.cluster.cordoned for name, server in self._servers.items() if server.record.device
+        }
+
+    def cluster_revision(self) -> int:
+        """Return at which revision the cluster document was written that placement goes by, 0 if there is none."""
+        record = self._cluster.get(self._keys.cluster)
+        return record.mod_revision if record is not None else 0
+
+    async def hear_of_cluster(self, revision: int, timeout_s: float = 1.0) -> None:
+        """Wait until the cluster document of ``revision`` is known here, for ``timeout_s`` seconds at most."""
+        with suppress(TimeoutError):
+            await self._cluster.wait_revision(revision, timeout_s)
 
     @contextmanager
     def reserve(self, name: str) -> Iterator[None]:
@@ -209,12 +265,36 @@ class Directory:
             return Found(document, revision) if document is not None else None
         if record is None:
             return None
-        return Found(decode(record.value, GroupDocument, key), record.mod_revision)
+        if record is not self._newest[0]:
+            if key not in self._hosts:  # it could not be read
+                return None
+            self._newest = (record, Found(decode(record.value, GroupDocument, key), record.mod_revision))
+        return self._newest[1]
+
+    def revision(self, ms_id: str, path: str = ROOT) -> int:
+        """Return the revision of what ``group`` returns, 0 if that is nothing. From any thread; never waits."""
+        key = self._keys.group(slot_of(ms_id), ms_id, path)
+        record, own = self._groups.get(key), self._own.get(key)
+        return max(record.mod_revision if record is not None else 0, own[1] if own is not None else 0)
 
     def ids(self, slot: int | None = None) -> list[str]:
         """Return the ids of all microservices (of one slot), in order."""
         prefix = self._keys.groups_prefix if slot is None else self._keys.groups_of_slot(slot)
         return sorted({self._keys.parse_group(key).id for key in self._hosts if key.startswith(prefix)})
+
+    def paths(self, ms_id: str) -> list[str]:
+        """Return the paths of the groups below a microservice's root, in order."""
+        return sorted(self._paths.get(ms_id, ()))
+
+    def groups(self, ms_id: str) -> dict[str, Found]:
+        """Return all groups of a microservice, by path."""
+        found = ((path, self.group(ms_id, path)) for path in (ROOT, *self.paths(ms_id)))
+        return {path: one for path, one in found if one is not None}
+
+    def hosted_groups(self, name: str, incarnation: int) -> list[tuple[str, str]]:
+        """Return id and path of the groups of which that incarnation may hold a replica."""
+        owned = (self._keys.parse_group(key) for key in self._by_host.get((name, incarnation), ()))
+        return sorted((one.id, one.path) for one in owned)
 
     def hosted(self, name: str, incarnation: int) -> list[str]:
         """Return the ids of microservices of which that incarnation may hold a replica."""
@@ -240,24 +320,47 @@ class Directory:
         self._index(key, document)
         self._tell(ms_id, path)
 
+    def choosy(self) -> list[str]:
+        """Return the ids of microservices whose replicas belong on certain servers: devices, regions."""
+        return list({self._keys.parse_group(key).id: None for key in self._choosy})
+
     def _index(self, key: str, document: GroupDocument | None) -> None:
+        if document is not None and (document.devices or document.regions or document.preferred_region):
+            self._choosy[key] = None
+        else:
+            self._choosy.pop(key, None)
         hosts: tuple[Host, ...] | None = None
         if document is not None:
             hosts = tuple(dict.fromkeys((replica.server, replica.incarnation) for replica in everywhere(document)))
-        before = self._hosts.get(key, ())
-        if hosts is None:
-            self._hosts.pop(key, None)
-        else:
-            self._hosts[key] = hosts
+        before = self._hosts.get(key)
         if before == hosts:
             return
-        for host in before:
+        self._note_path(key, there=hosts is not None)
+        if hosts is None:
+            self._hosts.pop(key, None)
+        else:  # equal ones are kept once: groups are many, servers few
+            if len(self._same_hosts) > SAME_HOSTS_MAX:
+                self._same_hosts.clear()
+            self._hosts[key] = self._same_hosts.setdefault(hosts, hosts)
+        for host in before or ():
             groups = self._by_host[host]
             groups.discard(key)
             if not groups:
                 del self._by_host[host]
         for host in hosts or ():
             self._by_host.setdefault(host, set()).add(key)
+
+    def _note_path(self, key: str, *, there: bool) -> None:
+        """Remember the groups below a root; most microservices have none."""
+        if key.endswith("/"):
+            return
+        owned = self._keys.parse_group(key)
+        if there:
+            self._paths.setdefault(owned.id, set()).add(owned.path)
+        elif owned.id in self._paths:
+            self._paths[owned.id].discard(owned.path)
+            if not self._paths[owned.id]:
+                del self._paths[owned.id]
 
     def _tell(self, ms_id: str, path: str) -> None:
         self._beat(ms_id)
@@ -277,6 +380,8 @@ class Directory:
             del self._own[key]
         try:
             document = decode(new.value, GroupDocument, key) if new is not None else None
+            if new is not None and document is not None:
+                self._newest = (new, Found(document, new.mod_revision))  # the listeners are about to ask for it
         except Invalid as error:
             _log.error("%s", error)
             document = None

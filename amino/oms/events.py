@@ -1,6 +1,7 @@
 """The bounded history of what happened, for people.
 
-Owns writing, trimming and reading ``events/``. Leaves deciding what is worth an event to whoever adds it.
+Owns writing, trimming and reading ``events/``. Leaves deciding what is worth an event to whoever adds it,
+and following the history to ``event_feed``.
 Invariants: adding never waits and never fails an operation; about ``EVENTS_MAX`` entries are kept.
 Failure behaviour: while etcd is away, or when too much happens at once, the oldest waiting events are dropped.
 """
@@ -13,11 +14,13 @@ from collections import Counter, deque
 
 from amino.aio.clock import Clock
 from amino.aio.tasks import TaskOwner
-from amino.contracts.documents import EventRecord, decode, encode
+from amino.contracts.documents import EventRecord, encode
 from amino.contracts.services import EventInfo
 from amino.coordination.keys import Keys
 from amino.coordination.store import Delete, Put, Store, absent
-from amino.errors import AminoError, Invalid
+from amino.errors import AminoError
+from amino.oms.event_feed import EventFeed, in_order
+from amino.telemetry import names
 
 _log = logging.getLogger("amino.oms")
 EVENTS_MAX = 1000
@@ -39,6 +42,7 @@ class EventLog:
         self._keys = keys
         self._clock = clock
         self._waiting: deque[EventRecord] = deque(maxlen=WAITING_MAX)
+        self._feed = EventFeed(store, keys, clock)
         self._tasks = TaskOwner("events")
         self._writing = False
         self._closed = False
@@ -46,6 +50,9 @@ class EventLog:
 
     def __repr__(self) -> str:
         return f"EventLog({len(self._waiting)} waiting)"
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def add(self, kind: str, microservice: str = "", server: str = "", text: str = "") -> None:
         """Note that something happened. Never waits; on the loop."""
@@ -59,17 +66,11 @@ class EventLog:
     async def newest(self) -> tuple[EventInfo, ...]:
         """Return the history, newest last."""
         records, _ = await self._store.list(self._keys.events_prefix)
-        events = []
-        for record in records:
-            try:
-                event = decode(record.value, EventRecord, record.key)
-            except Invalid as error:
-                _log.warning("%s", error)
-                continue
-            events.append(
-                EventInfo(record.create_revision, event.kind, event.at, event.microservice, event.server, event.text)
-            )
-        return tuple(sorted(events, key=lambda event: (event.revision, event.at)))
+        return in_order(records)
+
+    async def after(self, revision: int, wait_s: float) -> tuple[EventInfo, ...]:
+        """Return what is newer than ``revision``; see ``EventFeed.after``."""
+        return await self._feed.after(revision, wait_s)
 
     async def trim(self) -> int:
         """Remove the oldest beyond ``EVENTS_MAX``; returns how many. One server does it now and then."""
@@ -83,12 +84,15 @@ class EventLog:
         """Drop what is waiting. Idempotent."""
         self._closed = True
         await self._tasks.aclose()
+        await self._feed.aclose()
 
     async def _write(self) -> None:
         try:
             while self._waiting:
                 await asyncio.sleep(GATHER_S)
                 events = summed_up([self._waiting.popleft() for _ in range(len(self._waiting))])
+                for event in events:
+                    _say(event)
                 for start in range(0, len(events), BATCH_MAX):
                     batch = events[start : start + BATCH_MAX]
                     try:
@@ -107,6 +111,13 @@ class EventLog:
             if (await self._store.txn([absent(key) for key in keys], puts)).succeeded:
                 return
             self._last += BATCH_MAX  # another server used these numbers at the same microsecond
+
+
+def _say(event: EventRecord) -> None:
+    """Log the change that ``event`` tells of: one line for each."""
+    about = {names.MICROSERVICE: event.microservice, names.SERVER: event.server}
+    extra = {key: value for key, value in about.items() if value}
+    _log.info(f"{event.kind} %s", event.text, extra=extra)  # the kind is part of what is bounded by itself
 
 
 def summed_up(events: list[EventRecord]) -> list[EventRecord]:

@@ -3,8 +3,10 @@
 Owns following each lost incarnation until all it held is settled, and telling telemetry. Leaves recovery itself to
 ``leader``.
 Invariants: the trace's id is derived from the lost incarnation, so that all servers add to the same one; the root span
-and the metric are recorded by the leader of the slot that the lost server's name falls in, once.
-Failure behaviour: never in the way of recovery; a reporter that dies takes the root span with it.
+and the metric are recorded by the leader of the slot that the lost server's name falls in, once: a claim in etcd outlives
+its leadership.
+Failure behaviour: never in the way of recovery; a reporter that dies takes the root span with it; while etcd does not say who
+has claimed it, it is told, perhaps twice.
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ from dataclasses import dataclass
 
 from amino.aio.clock import Clock
 from amino.aio.tasks import TaskOwner
-from amino.contracts.documents import GroupDocument, Tombstone
+from amino.contracts.documents import GroupDocument, ReplicaDocument, Tombstone
+from amino.coordination.keys import Keys
+from amino.coordination.store import Put, Store, absent
 from amino.errors import AminoError
 from amino.ids import slot_of
 from amino.oms.directory import Directory, Host
 from amino.oms.group_machine import state_of
 from amino.telemetry import names
-from amino.telemetry.trace import Telemetry, failover_traceparent
+from amino.telemetry.trace import NO_SPAN, Attributes, Span, Telemetry, failover_traceparent
 
 FOLLOWED_MAX = 64
+CLAIMED_FOR_S = 300
+"""How long a claim stays; by then nobody would tell of that loss any more."""
+TOLD_WITHIN_S = 60
+"""Who comes to lead the slot later than this after all was settled leaves it untold, or to him who has told it."""
 SETTLED = frozenset({"active", "lost", "quarantined"})
 
 
@@ -32,13 +40,14 @@ class _Followed:
     detected_ns: int
     waiting: set[str]
     reported: bool
+    settled_ns: int = 0
 
 
 class Failovers:
     """Follows the losses that this server hears of.
 
     Args:
-        cluster: its name, part of the traces' ids.
+        store: for claims. keys: the cluster's; its name is part of the traces' ids.
         leads: whether this server leads a slot now.
         proof: finds the tombstone of a lost incarnation, None if it has none.
     """
@@ -46,14 +55,17 @@ class Failovers:
     def __init__(
         self,
         *,
-        cluster: str,
+        store: Store,
+        keys: Keys,
         directory: Directory,
         clock: Clock,
         telemetry: Telemetry,
         leads: Callable[[int], bool],
         proof: Callable[[str, int], Awaitable[Tombstone | None]],
     ) -> None:
-        self._cluster = cluster
+        self._store = store
+        self._keys = keys
+        self._cluster = keys.cluster_name
         self._directory = directory
         self._clock = clock
         self._telemetry = telemetry
@@ -103,6 +115,30 @@ class Failovers:
                 attributes=_attributes(ms_id, document),
             )
 
+    def placing(self, ms_id: str, document: GroupDocument, replica: ReplicaDocument, source: str) -> Span:
+        """Return the span of one replica's placing: of the failover that it is part of, else of whatever runs now."""
+        if not self._telemetry.tracing:
+            return NO_SPAN
+        recovers = document.trace and source != "join" and (document.constructed or source != "construct")
+        attributes: Attributes = {
+            names.MICROSERVICE: ms_id,
+            names.SERVER: replica.server,
+            names.REPLICA: replica.id,
+            names.EPOCH: document.epoch,
+            names.OPERATION: source,
+        }
+        return self._telemetry.span(names.PLACE, parent=document.trace if recovers else None, attributes=attributes)
+
+    def electing(self, server: str, slot: int) -> Span:
+        """Return the span of an election: a trace of its own, linked to the failover that it is part of."""
+        if not self._telemetry.tracing:
+            return NO_SPAN
+        span = self._telemetry.span(names.ELECTION, parent="", attributes={names.SLOT: slot, names.SERVER: server})
+        host = self._directory.led_before.get(slot)
+        if host is not None and host in self._followed:
+            span.link(self.trace_of(*host))
+        return span
+
     def elected(self, slot: int) -> None:
         """This server leads ``slot`` from now on; if that is because of a loss, its trace shows it."""
         host = self._directory.led_before.get(slot)
@@ -116,7 +152,8 @@ class Failovers:
                 attributes={names.SLOT: slot},
             )
         for lost, one in list(self._followed.items()):
-            if slot_of(lost[0]) == slot and not one.waiting:
+            recent = self.now_ns() - one.settled_ns <= TOLD_WITHIN_S * 1e9
+            if slot_of(lost[0]) == slot and not one.waiting and recent:
                 self._finish(lost, one)
 
     def _lost(self, name: str, incarnation: int) -> None:
@@ -137,6 +174,7 @@ class Failovers:
                     continue
             followed.waiting.discard(ms_id)
             if not followed.waiting:
+                followed.settled_ns = self.now_ns()
                 self._finish(host, followed)
 
     def _finish(self, host: Host, followed: _Followed) -> None:
@@ -149,6 +187,8 @@ class Failovers:
 
     async def _tell(self, host: Host, followed: _Followed, end_ns: int) -> None:
         name, incarnation = host
+        if not await self._claim(name, incarnation):
+            return
         try:
             tombstone = await self._proof(name, incarnation)
         except AminoError:  # etcd does not say now; that it was lost is known all the same
@@ -173,8 +213,17 @@ class Failovers:
             )
             self._telemetry.emit_failover(self._cluster, name, incarnation, kind=kind, start_ns=lost_ns, end_ns=end_ns)
 
+    async def _claim(self, name: str, incarnation: int) -> bool:
+        """Return whether nobody else has told of this loss; on doubt nobody has."""
+        key = self._keys.told(name, incarnation)
+        try:
+            lease = await self._store.grant(CLAIMED_FOR_S)
+            return (await self._store.txn([absent(key)], [Put(key, b"", lease)])).succeeded
+        except AminoError:
+            return True
 
-def _attributes(ms_id: str, document: GroupDocument) -> dict[str, str | bool | int | float]:
+
+def _attributes(ms_id: str, document: GroupDocument) -> Attributes:
     return {
         names.MICROSERVICE: ms_id,
         names.SERVER: document.replicas[0].server if document.replicas else "",

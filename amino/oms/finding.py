@@ -7,6 +7,10 @@ Failure behaviour: what vanishes while it is being listed is left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import msgspec
+
 from amino.contracts.documents import GroupDocument, Manifest, MicroserviceRecord, decode
 from amino.contracts.services import (
     Description,
@@ -19,15 +23,16 @@ from amino.contracts.services import (
     SlotList,
 )
 from amino.coordination.keys import Keys
-from amino.coordination.store import Store
+from amino.coordination.store import OPERATIONS_MAX, Get, Record, Store
 from amino.errors import Invalid, NotFound
 from amino.ids import ROOT, SLOT_COUNT, slot_of
-from amino.oms.directory import Directory, Found
+from amino.oms.directory import Directory
 from amino.oms.group_machine import state_of
 from amino.oms.placement import requirement_holds
 from amino.oms.records import Records
 
 FIND_MAX = 1000
+DESCRIBE_MAX = 200
 CHUNK = 200
 
 
@@ -44,31 +49,65 @@ class Finder:
         """See ``Registry.find``."""
         if request.limit < 1:
             raise Invalid(f"limit={request.limit}; ask for 1 to {FIND_MAX} rows")
-        limit = min(request.limit, FIND_MAX)
+        limit = min(request.limit, DESCRIBE_MAX if request.describe else FIND_MAX)
         ids = [ms_id for ms_id in self._directory.ids() if ms_id > request.after]
         rows: list[MicroserviceInfo] = []
+        fitting: dict[str, tuple[MicroserviceRecord, GroupDocument]] = {}
         for start in range(0, len(ids), CHUNK):
             chunk = {
                 ms_id: found.document for ms_id in ids[start : start + CHUNK] if (found := self._directory.group(ms_id))
             }
-            chunk = {ms_id: document for ms_id, document in chunk.items() if self._document_fits(request, document)}
-            records = await self._records.get_many(list(chunk))
+            chunk = {
+                ms_id: document for ms_id, document in chunk.items() if self._document_fits(request, ms_id, document)
+            }
+            records = await self._records.get_many({ms_id: document.generation for ms_id, document in chunk.items()})
             for ms_id, document in chunk.items():
                 record = records.get(ms_id)
                 if record is None or not _record_fits(request, record):
                     continue
                 if len(rows) == limit:
-                    return FindReply(tuple(rows), more=True)
+                    return FindReply(tuple(rows), more=True, described=await self._described(request, fitting))
                 rows.append(_row(ms_id, record, document))
-        return FindReply(tuple(rows))
+                fitting[ms_id] = record, document
+        return FindReply(tuple(rows), described=await self._described(request, fitting))
 
-    async def describe(self, ms_id: str, found: Found | None) -> Description:
-        """See ``Registry.describe``; ``found`` is its group, None if there is none."""
-        record = await self._records.get(ms_id)
-        if record is None or found is None:
+    async def _described(
+        self, request: FindRequest, fitting: dict[str, tuple[MicroserviceRecord, GroupDocument]]
+    ) -> tuple[Description, ...]:
+        """Return what ``describe`` says of each, with few reads for all together."""
+        if not request.describe:
+            return ()
+        checkpoints = await self._checkpoints_of(fitting)
+        return tuple(
+            self._description(
+                ms_id,
+                msgspec.structs.replace(record, arguments=b""),
+                {path: found.document for path, found in self._directory.groups(ms_id).items()} | {ROOT: document},
+                checkpoints[ms_id],
+            )
+            for ms_id, (record, document) in fitting.items()
+        )
+
+    async def describe(self, ms_id: str) -> Description:
+        """See ``Registry.describe``; read from etcd, so that what was just changed shows."""
+        written, _ = await self._store.list(self._keys.groups_of(slot_of(ms_id), ms_id))
+        groups = {self._keys.parse_group(one.key).path: decode(one.value, GroupDocument, one.key) for one in written}
+        document = groups.get(ROOT)
+        record = await self._records.get(ms_id, document.generation) if document is not None else None
+        if document is None or record is None:
             raise NotFound(f"there is no microservice {ms_id}", microservice=ms_id)
-        document = found.document
-        slot = slot_of(ms_id)
+        manifests, _ = await self._store.list(self._keys.manifests_of(ms_id))
+        checkpoints = tuple(row for manifest in manifests for row in self._entries(manifest))
+        return self._description(ms_id, record, groups, checkpoints)
+
+    def _description(
+        self,
+        ms_id: str,
+        record: MicroserviceRecord,
+        groups: dict[str, GroupDocument],
+        checkpoints: tuple[dict[str, str | int | float], ...],
+    ) -> Description:
+        slot, document = slot_of(ms_id), groups[ROOT]
         lines = [f"replica {replica}: {why}" for replica, why in document.explanation.items()]
         lines += [f"{server} is not eligible: {reason}" for server, reason in sorted(document.ineligible.items())]
         lines += [f"{count} processes in a row died in {method}" for method, count in sorted(document.deaths.items())]
@@ -77,12 +116,12 @@ class Finder:
         return Description(
             id=ms_id,
             record=record,
-            groups={ROOT: document},
+            groups=groups,
             slot=slot,
             slot_leader=self._directory.leader(slot) or "",
             state=state_of(document),
             explanation=tuple(lines),
-            checkpoints=await self._checkpoints(ms_id),
+            checkpoints=checkpoints,
         )
 
     def members(self) -> Membership:
@@ -92,7 +131,8 @@ class Finder:
         places = {server.record.name: place for place, server in enumerate(directory.servers())}
         return Membership(
             leaders=tuple(places.get(directory.leader(slot) or "", -1) for slot in range(SLOT_COUNT)),
-            revision=max(directory.servers_cache.revision, directory.slots_cache.revision),
+            revision=directory.cluster.counts_from
+            + max(directory.servers_cache.revision, directory.slots_cache.revision),
             servers=tuple(
                 ServerInfo(
                     record=server.record,
@@ -116,8 +156,11 @@ class Finder:
             tuple(SlotInfo(slot, self._directory.leader(slot) or "", counts[slot]) for slot in range(SLOT_COUNT))
         )
 
-    def _document_fits(self, request: FindRequest, document: GroupDocument) -> bool:
-        servers = {replica.server for replica in document.replicas}
+    def _document_fits(self, request: FindRequest, ms_id: str, document: GroupDocument) -> bool:
+        below = [
+            found.document for path in self._directory.paths(ms_id) if (found := self._directory.group(ms_id, path))
+        ]
+        servers = {replica.server for each in (document, *below) for replica in each.replicas}
         if request.server and request.server not in servers:
             return False
         if request.state and request.state != state_of(document):
@@ -127,23 +170,30 @@ class Finder:
         regions = {server.record.labels.get("region") for name in servers if (server := self._directory.server(name))}
         return request.region in regions
 
-    async def _checkpoints(self, ms_id: str) -> tuple[dict[str, str | int | float], ...]:
-        records, _ = await self._store.list(self._keys.manifests_of(ms_id))
-        rows: list[dict[str, str | int | float]] = []
-        for record in records:
-            _, path = self._keys.parse_manifest(record.key)
-            rows += [
-                {
-                    "path": path,
-                    "epoch": entry.epoch,
-                    "sequence": entry.sequence,
-                    "url": entry.url,
-                    "size": entry.size,
-                    "taken_at": entry.taken_at,
-                }
-                for entry in decode(record.value, Manifest, record.key).entries
-            ]
-        return tuple(rows)
+    async def _checkpoints_of(self, ids: Iterable[str]) -> dict[str, tuple[dict[str, str | int | float], ...]]:
+        """Return what each has of checkpoints: the manifests of their groups, some hundred with each read."""
+        found: dict[str, tuple[dict[str, str | int | float], ...]] = dict.fromkeys(ids, ())
+        keys = [self._keys.manifest(ms_id, path) for ms_id in found for path in (ROOT, *self._directory.paths(ms_id))]
+        for start in range(0, len(keys), OPERATIONS_MAX):
+            result = await self._store.txn([], [Get(key) for key in keys[start : start + OPERATIONS_MAX]])
+            for record in (one for read in result.reads for one in read):
+                ms_id, _ = self._keys.parse_manifest(record.key)
+                found[ms_id] += tuple(self._entries(record))
+        return found
+
+    def _entries(self, record: Record) -> list[dict[str, str | int | float]]:
+        _, path = self._keys.parse_manifest(record.key)
+        return [
+            {
+                "path": path,
+                "epoch": entry.epoch,
+                "sequence": entry.sequence,
+                "url": entry.url,
+                "size": entry.size,
+                "taken_at": entry.taken_at,
+            }
+            for entry in decode(record.value, Manifest, record.key).entries
+        ]
 
 
 def _record_fits(request: FindRequest, record: MicroserviceRecord) -> bool:

@@ -17,10 +17,13 @@ from typing import Literal
 import msgspec
 
 from amino.contracts.documents import GroupDocument, Move, Phase, ReplicaDocument, Tombstone
+from amino.contracts.log_end import LogEnd
 
 DEATHS_MAX = 3
+REPLICATED = "replicated"
+SHARDS = "shards"
 
-Source = Literal["construct", "checkpoint", "resume"]
+Source = Literal["construct", "checkpoint", "resume", "join"]
 Recovery = Literal["checkpoint", "construct", "none"]
 
 
@@ -35,6 +38,10 @@ class View:
         tombstones: what is known of incarnations that are gone.
         paused: whether automatic recovery is switched off.
         record: whether the microservice's record exists.
+        regions: server -> region, of the servers that may take replicas.
+        devices: live devices, and of each whether it may take replicas.
+        ends: where the logs of possible heirs end, by replica id; filled in where they may differ in what was acknowledged.
+        silent: servers that live but do not answer now, so are not to be relied on; filled in where it matters.
     """
 
     microservice: str
@@ -43,6 +50,10 @@ class View:
     tombstones: Mapping[tuple[str, int], Tombstone] = field(default_factory=dict)
     paused: bool = False
     record: bool = True
+    regions: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, bool] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
+    ends: Mapping[str, LogEnd] = field(default_factory=dict)
 
     def lives(self, replica: ReplicaDocument) -> bool:
         """Return whether the incarnation that has ``replica`` is still the server's present one."""
@@ -68,25 +79,45 @@ class Place:
     Args:
         base: the document without the lost replica, with deaths counted; its epoch is still the old one.
         lost: the replica whose server is gone; the write must prove that it is. None if nothing is replaced.
+        gone: others whose servers must be gone too.
     """
 
     base: GroupDocument
     source: Source
     lost: ReplicaDocument | None
     why: str
+    gone: tuple[ReplicaDocument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Give the group one more replica, empty, beside those it has: choose a server and write it.
+
+    Args:
+        instead_of: id of the replica that goes once the new one is in sync; empty for none.
+        region: that it must be in; empty for the group's own.
+        device: whether it must be on a device.
+    """
+
+    why: str
+    instead_of: str = ""
+    region: str = ""
+    device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """Write ``document``; if ``lost`` is given the write must prove that its server is gone.
 
-    ``orphan``: it must also prove that the microservice's record does not exist.
+    ``orphan``: it must also prove that the microservice's record does not exist. ``gone``: others whose servers must be
+    gone too.
     """
 
     document: GroupDocument
     lost: ReplicaDocument | None
     why: str
     orphan: bool = False
+    gone: tuple[ReplicaDocument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +143,7 @@ class Destroy:
     replicas: tuple[ReplicaDocument, ...]
 
 
-Step = Done | Wait | Place | Write | Instantiate | Retire | Destroy
+Step = Done | Wait | Place | Add | Write | Instantiate | Retire | Destroy
 
 
 def next_step(document: GroupDocument, view: View) -> Step:
@@ -122,17 +153,25 @@ def next_step(document: GroupDocument, view: View) -> Step:
     if not view.record:
         return Write(deleting(document), None, "nobody's group", orphan=True)
     if document.phase in (Phase.LOST, Phase.QUARANTINED):
-        return _tidy(document, view)
+        return tidy(document, view)
+    if document.changing:
+        from amino.oms import change_machine
+
+        return Write(change_machine.aborted(document), None, "give the change up")
+    if document.kind == REPLICATED:
+        from amino.oms import replica_machine
+
+        return replica_machine.next_step(document, view)
     if not document.replicas:
-        return _recover_unless_paused(document, view, None)
+        return recover_unless_paused(document, view, None)
     replica = document.replicas[0]
     if not view.lives(replica):
-        return _recover_unless_paused(document, view, replica)
+        return recover_unless_paused(document, view, replica)
     if document.move is not None:
         return Write(aborted(document), None, "abort the move")
     if not replica.confirmed:
         return Instantiate(replica, replica.source)
-    return _tidy(document, view)
+    return tidy(document, view)
 
 
 def everywhere(document: GroupDocument) -> tuple[ReplicaDocument, ...]:
@@ -141,7 +180,8 @@ def everywhere(document: GroupDocument) -> tuple[ReplicaDocument, ...]:
     return (*document.replicas, *target, *document.leftovers)
 
 
-def _tidy(document: GroupDocument, view: View) -> Step:
+def tidy(document: GroupDocument, view: View) -> Step:
+    """Return what is left to do for a document that describes reality: drop what is not of the group any more."""
     if not document.leftovers:
         return Done()
     return Retire(
@@ -150,30 +190,35 @@ def _tidy(document: GroupDocument, view: View) -> Step:
     )
 
 
-def _recover_unless_paused(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> Step:
+def recover_unless_paused(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> Step:
+    """Return how a group without any replica that could go on comes back."""
     if view.paused and document.constructed:  # a creation was asked for; it goes on
         return Wait("automatic recovery is paused; `amino resume` lets it go on")
     return _recover(document, view, lost)
 
 
 def _recover(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> Step:
-    tombstone = view.tombstones.get((lost.server, lost.incarnation)) if lost is not None else None
+    tombstone = _tombstone(view, lost)
     why = "it has no replica" if lost is None else f"{lost.server}@{lost.incarnation} is lost"
     if tombstone is not None and tombstone.cause:
         why += f" ({tombstone.cause})"
-    leftovers = document.leftovers if document.move is None else (*document.leftovers, document.move.target)
+    leftovers = (
+        *document.leftovers,
+        *(one for one in document.replicas if one != lost),
+        *((document.move.target,) if document.move is not None else ()),
+    )
     base = msgspec.structs.replace(
-        document,
+        with_deaths(document, view, lost),
         replicas=(),
         primary="",
         in_sync=(),
         move=None,
-        leftovers=tuple(replica for replica in leftovers if view.lives(replica)),
-        deaths=_counted(document.deaths, view.microservice, tombstone),
+        report="",
+        leftovers=tuple(dict.fromkeys(replica for replica in leftovers if view.lives(replica))),
         version=document.version + 1,
     )
-    killer = max(base.deaths, key=lambda method: base.deaths[method], default="")
-    if killer and base.deaths[killer] >= DEATHS_MAX:
+    killer = is_killer(base)
+    if killer:
         reason = f"{base.deaths[killer]} processes in a row died while running {killer}"
         return Write(msgspec.structs.replace(base, phase=Phase.QUARANTINED, reason=reason), lost, "quarantine it")
     if not base.constructed:
@@ -182,6 +227,23 @@ def _recover(document: GroupDocument, view: View, lost: ReplicaDocument | None) 
         reason = f"its state was in memory only, and {why}"
         return Write(msgspec.structs.replace(base, phase=Phase.LOST, reason=reason), lost, "its state is lost")
     return Place(base, view.recovery, lost, why)
+
+
+def _tombstone(view: View, lost: ReplicaDocument | None) -> Tombstone | None:
+    return view.tombstones.get((lost.server, lost.incarnation)) if lost is not None else None
+
+
+def with_deaths(document: GroupDocument, view: View, lost: ReplicaDocument | None) -> GroupDocument:
+    """Return ``document`` with the death of the process that had ``lost`` counted."""
+    return msgspec.structs.replace(
+        document, deaths=_counted(document.deaths, view.microservice, _tombstone(view, lost))
+    )
+
+
+def is_killer(document: GroupDocument) -> str:
+    """Return the method that has killed too many processes in a row, empty if none has."""
+    killer = max(document.deaths, key=lambda method: document.deaths[method], default="")
+    return killer if killer and document.deaths[killer] >= DEATHS_MAX else ""
 
 
 def _counted(deaths: Mapping[str, int], microservice: str, tombstone: Tombstone | None) -> dict[str, int]:
@@ -195,24 +257,32 @@ def _counted(deaths: Mapping[str, int], microservice: str, tombstone: Tombstone 
 
 def placed(base: GroupDocument, replica: ReplicaDocument, explanation: str, *, first: bool = False) -> GroupDocument:
     """Return ``base`` with ``replica`` as its only one, unconfirmed, at the next epoch (the first: at epoch 1)."""
+    ordered = base.kind == REPLICATED
     return msgspec.structs.replace(
         base,
         epoch=base.epoch if first else base.epoch + 1,
         replicas=(replica,),
+        primary=replica.id if ordered else "",
+        in_sync=(replica.id,) if ordered else (),
         move=None,
         explanation={replica.id: explanation},
     )
 
 
-def refused(document: GroupDocument, server: str, reason: str) -> GroupDocument:
-    """Return ``document`` without its replica, which ``server`` (name@incarnation) cannot load, and with the reason."""
-    return msgspec.structs.replace(
-        document, replicas=(), ineligible={**document.ineligible, server: reason}, version=document.version + 1
-    )
+def refused(document: GroupDocument, replica: ReplicaDocument, server: str, reason: str) -> GroupDocument:
+    """Return ``document`` without ``replica``, which ``server`` (name@incarnation) cannot load, and with the reason."""
+    document = msgspec.structs.replace(document, ineligible={**document.ineligible, server: reason})
+    if document.kind == REPLICATED and len(document.replicas) > 1:
+        return forsaken(document, replica)
+    return msgspec.structs.replace(document, replicas=(), version=document.version + 1)
 
 
-def forsaken(document: GroupDocument) -> GroupDocument:
-    """Return ``document`` without its replica, of which its own live server says that it does not have it."""
+def forsaken(document: GroupDocument, replica: ReplicaDocument | None = None) -> GroupDocument:
+    """Return ``document`` without ``replica`` (its only one), of which its own live server says that it does not have it."""
+    if document.kind == REPLICATED and replica is not None and len(document.replicas) > 1:
+        from amino.oms import replica_machine
+
+        return replica_machine.forsaken(document, replica)
     return msgspec.structs.replace(
         document,
         replicas=(),
@@ -271,13 +341,15 @@ def switched(document: GroupDocument) -> GroupDocument:
     )
 
 
-def confirmed(document: GroupDocument, methods: Mapping[str, int]) -> GroupDocument:
-    """Return ``document`` once its replica serves. Written by the replica's server."""
-    replica = msgspec.structs.replace(document.replicas[0], confirmed=True)
+def confirmed(document: GroupDocument, methods: Mapping[str, int], replica: str | None = None) -> GroupDocument:
+    """Return ``document`` once its replica (the first, unless one is named) serves. Written by the replica's server."""
+    first = document.replicas[0].id if replica is None else replica
     return msgspec.structs.replace(
         document,
         phase=Phase.ACTIVE,
-        replicas=(replica,),
+        replicas=tuple(
+            msgspec.structs.replace(one, confirmed=True) if one.id == first else one for one in document.replicas
+        ),
         constructed=True,
         methods=dict(methods) or document.methods,
         reason="",
@@ -308,10 +380,22 @@ def forgiven(document: GroupDocument, methods: tuple[str, ...]) -> GroupDocument
     return msgspec.structs.replace(document, deaths=deaths, version=document.version + 1)
 
 
+AT_REST = frozenset({"active", "recovering"})
+"""States in which replicas stay where they are; a group whose primary is gone from its server is ``recovering`` for that."""
+
+
 def state_of(document: GroupDocument) -> str:
     """Return the state shown to people: a phase, or ``moving`` or ``recovering``."""
     if document.phase != Phase.ACTIVE:
         return document.phase
     if document.move is not None:
         return "moving"
+    if document.changing:
+        return "changing"
+    if document.kind == SHARDS:
+        return "active"
+    if document.kind == REPLICATED:
+        from amino.oms import replica_machine
+
+        return "active" if replica_machine.serves(document) else "recovering"
     return "active" if document.replicas and document.replicas[0].confirmed else "recovering"

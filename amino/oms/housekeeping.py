@@ -1,4 +1,4 @@
-"""Removing what nobody needs: tombstones, orphan names, records, manifests, files, events and kernel objects.
+"""Removing what nobody needs: tombstones, orphan names, records, manifests, files, bundles, events and kernel objects.
 
 Owns the slow rounds over the slots led here. Leaves repairing microservices to ``reconciler``.
 Invariants: a thing is removed only by a write that compares what makes it rubbish, or by a command that carries a fence
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 
 from amino.aio.tasks import TaskOwner
+from amino.checkpoint.collector import UNKNOWN_HORIZON_S
+from amino.contracts.decisions import PENDING, DecisionDocument
 from amino.contracts.documents import Manifest, ReplicaDocument, decode
 from amino.contracts.services import Empty, Fence, KernelCaller, ReplicaInfo, RetireRequest
 from amino.coordination.keys import Keys
@@ -21,6 +24,7 @@ from amino.coordination.store import Compare, Field, Store, absent, unchanged
 from amino.errors import AminoError, Conflict
 from amino.ids import ROOT, slot_of
 from amino.oms import group_machine as machine
+from amino.oms.bundles import Bundles
 from amino.oms.directory import Host
 from amino.oms.leader import Leader
 
@@ -29,6 +33,7 @@ TOMBSTONES_EVERY_S = 5.0
 AUDIT_EVERY_S = 20.0
 SWEEP_EVERY_S = 60.0
 COLLECT_EVERY_S = 900.0
+UNDECIDED_ROUNDS = 60
 COMMAND_TIMEOUT_S = 5.0
 
 
@@ -37,11 +42,20 @@ class Housekeeping:
 
     Args:
         led: the slots led here, as they are at any time.
+        wall: seconds since 1970.
     """
 
     def __init__(
-        self, *, store: Store, keys: Keys, leader: Leader, kernels: KernelCaller, led: AbstractSet[int]
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        leader: Leader,
+        kernels: KernelCaller,
+        led: AbstractSet[int],
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._wall = wall
         self._store = store
         self._keys = keys
         self._leader = leader
@@ -50,6 +64,8 @@ class Housekeeping:
         self._led = led
         self._unneeded: set[Host] = set()
         self._missing: set[tuple[str, str]] = set()
+        self._undecided: dict[str, int] = {}
+        self._bundles = Bundles(store, keys, leader.writes, leader.blobs)
         self._tasks = TaskOwner("housekeeping")
 
     def __repr__(self) -> str:
@@ -61,6 +77,7 @@ class Housekeeping:
         self._tasks.spawn(self._every(AUDIT_EVERY_S, self.audit_servers), "audit")
         self._tasks.spawn(self._every(SWEEP_EVERY_S, self.sweep), "sweep")
         self._tasks.spawn(self._every(COLLECT_EVERY_S, self.collect_checkpoints), "checkpoints")
+        self._tasks.spawn(self._every(COLLECT_EVERY_S, self.collect_bundles), "bundles")
 
     def slot_gained(self, slot: int) -> None:
         """Look for what a dead leader of ``slot`` left. Never waits."""
@@ -114,6 +131,7 @@ class Housekeeping:
         """Delete names and manifests of microservices that do not exist, and surplus events."""
         if 0 in self._led:
             await self._leader.events.trim()
+            await self._sweep_decisions()
         names, _ = await self._store.list(self._keys.names_prefix)
         for record in names:
             ms_id = record.value.decode()
@@ -134,6 +152,18 @@ class Housekeeping:
                 if await self._leader.writes.delete_if(compares, [record.key]):
                     await self._leader.blobs.delete_checkpoints(ms_id)
 
+    async def _sweep_decisions(self) -> None:
+        """Remove pending decisions whose initiators are long gone, which aborts: always safe."""
+        records, _ = await self._store.list(self._keys.decisions_prefix)
+        seen, self._undecided = self._undecided, {}
+        for record in records:
+            document = decode(record.value, DecisionDocument, record.key)
+            if document.outcome != PENDING or document.resource:
+                continue
+            rounds = self._undecided[record.key] = seen.get(record.key, 0) + 1
+            if rounds > UNDECIDED_ROUNDS:
+                await self._leader.writes.delete_if([unchanged(record.key, record.mod_revision)], [record.key])
+
     async def collect_checkpoints(self) -> None:
         """Remove files of checkpoints that were written and never published, or dropped and not removed."""
         found: dict[str, list[Manifest]] = {ms_id: [] for ms_id in self._directory.ids()}
@@ -142,9 +172,25 @@ class Housekeeping:
             ms_id, _ = self._keys.parse_manifest(record.key)
             found.setdefault(ms_id, []).append(decode(record.value, Manifest, record.key))
         manifests = {ms_id: tuple(group) for ms_id, group in found.items()}
-        removed = await self._leader.blobs.collect(manifests, lambda ms_id: slot_of(ms_id) in self._led)
+        young = self._is_young()  # perhaps it replaces one that was lost, and what it does not know is to be rebuilt
+
+        def mine(ms_id: str) -> bool:
+            return slot_of(ms_id) in self._led and (ms_id in manifests or not young)
+
+        removed = await self._leader.blobs.collect(manifests, mine)
         if removed:
             _log.info("%d files of checkpoints that nothing names were removed", removed)
+
+    def _is_young(self) -> bool:
+        since = self._directory.cluster.counts_from
+        return bool(since) and self._wall() - since / 1e6 < UNKNOWN_HORIZON_S
+
+    async def collect_bundles(self) -> None:
+        """Remove code that nothing uses."""
+        if 0 in self._led:
+            await self._bundles.collect()
+        else:
+            self._bundles.forget()
 
     def _is_gone(self, ms_id: str) -> bool:
         return slot_of(ms_id) in self._led and self._directory.group(ms_id) is None
@@ -197,23 +243,23 @@ class Housekeeping:
     async def _look_for_missing(self, host: Host, there: set[tuple[str, str]]) -> set[tuple[str, str]]:
         """Give up replicas that their own live server has not listed twice in a row."""
         missing: set[tuple[str, str]] = set()
-        for ms_id in self._directory.hosted(*host):
+        for ms_id, path in self._directory.hosted_groups(*host):
             if slot_of(ms_id) not in self._led:
                 continue
-            found = self._directory.group(ms_id)
-            if found is None or machine.state_of(found.document) != "active":
+            found = self._directory.group(ms_id, path)
+            if found is None or machine.state_of(found.document) not in machine.AT_REST:
                 continue
-            replica = found.document.replicas[0]
-            if (replica.server, replica.incarnation) != host or (ms_id, replica.id) in there:
+            replica = next((one for one in found.document.replicas if (one.server, one.incarnation) == host), None)
+            if replica is None or not replica.confirmed or (ms_id, replica.id) in there:
                 continue
             if (ms_id, replica.id) not in self._missing:
                 missing.add((ms_id, replica.id))
                 continue
             async with self._leader.locks.hold(ms_id):
-                now = self._directory.group(ms_id)
+                now = self._directory.group(ms_id, path)
                 if now is not None and now.revision == found.revision:
                     try:
-                        await self._leader.writes.replace(ms_id, ROOT, now, machine.forsaken(now.document))
+                        await self._leader.writes.replace(ms_id, path, now, machine.forsaken(now.document, replica))
                     except Conflict:
                         continue
         return missing

@@ -10,17 +10,18 @@ Failure behaviour: ``Progress.wait`` tells why it cannot go on now; errors that 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random as random_module
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import msgspec
 
 from amino.aio.tasks import TaskOwner
-from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument
-from amino.contracts.services import Fence, InstantiateRequest, RetireRequest
+from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument
+from amino.contracts.levels import leaf
+from amino.contracts.services import InstantiateRequest
 from amino.errors import (
     AminoError,
     CodeUnavailable,
@@ -34,61 +35,45 @@ from amino.errors import (
     Overloaded,
     StoreFailed,
 )
-from amino.ids import ROOT, slot_of
+from amino.ids import ROOT
 from amino.oms import group_machine as machine
+from amino.oms import replica_machine
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory, Found
+from amino.oms.doubt import silent
 from amino.oms.events import EventLog
 from amino.oms.failovers import Failovers
+from amino.oms.hand import Hand, Progress, Work
+from amino.oms.heirs import log_ends
 from amino.oms.locks import Locks
-from amino.oms.placement import Candidate, Choice, Demand, choose, incarnation_key
-from amino.oms.ports import Blobs, Chains
+from amino.oms.placement import incarnation_key
+from amino.oms.ports import Blobs, Chains, Maker
 from amino.oms.records import Records
+from amino.oms.shards import Shards
 from amino.oms.writes import Writes
 
 STEPS_MAX = 64
 VERDICTS_MAX = 1024
 INSTANTIATE_TIMEOUT_S = 120.0
-RETIRE_TIMEOUT_S = 5.0
+ROUNDS_MAX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a microservice got.
-
-    Args:
-        found: its document, None when it is gone (or never was).
-        wait: why it cannot go on now; empty when nothing is left to do.
-    """
-
-    found: Found | None
-    wait: str = ""
-
-
-@dataclass(slots=True)
-class Work:
-    """One pass over one microservice, under its lock."""
-
-    ms_id: str
-    found: Found | None
-    record: MicroserviceRecord | None = None
-    steps: int = 0
-    path: str = ROOT
-    avoid: dict[str, str] = field(default_factory=dict)
-    problem: AminoError | None = None
-
-
-class Leader:
+class Leader(Hand):
     """Executes steps for the microservices of the slots this server leads.
 
     Args:
         on_wait: called with (id, reason) whenever a pass ended before everything was done, so that somebody comes back.
+        server: this server's name; creations are placed here where that makes little difference.
         random: for replica ids.
+
+    Attributes:
+        maker: makes here, in one write, what can be made so; None while nothing can.
     """
 
     def __init__(
         self,
         *,
+        server: str,
         directory: Directory,
         records: Records,
         writes: Writes,
@@ -99,6 +84,8 @@ class Leader:
         failovers: Failovers,
         random: random_module.Random,
     ) -> None:
+        self.server = server
+        self.maker: Maker | None = None
         self.directory = directory
         self.records = records
         self.writes = writes
@@ -110,6 +97,7 @@ class Leader:
         self.locks = Locks()
         self.on_wait: Callable[[str, str], None] | None = None
         self._random = random
+        self.shards = Shards(self)
         self._tasks = TaskOwner("leader")
         self._preempted: Counter[str] = Counter()
         self._verdicts: OrderedDict[str, AminoError] = OrderedDict()
@@ -119,6 +107,7 @@ class Leader:
 
     async def aclose(self) -> None:
         """End the passes under way. Idempotent."""
+        await self.shards.aclose()
         await self._tasks.aclose()
 
     # --- what others ask --------------------------------------------------------------------------------------------
@@ -171,21 +160,52 @@ class Leader:
 
     async def advance_locked(self, ms_id: str) -> Progress:
         """As ``advance``; the caller holds the lock."""
-        work = Work(ms_id, self.directory.group(ms_id))
-        if work.found is None:
-            work.found = await self.writes.read(ms_id)
-        progress = await self._pass(work)
+        progress = await self._advance_group(ms_id, ROOT)
+        for _ in range(ROUNDS_MAX):
+            root = progress.found
+            if root is None or root.document.kind != machine.SHARDS or root.document.phase == Phase.DELETING:
+                break
+            waits = [progress.wait]
+            for path in self.directory.paths(ms_id):
+                child = await self._advance_group(ms_id, path)
+                waits.append(f"{path}: {child.wait}" if child.wait else "")
+            progress = await self._advance_group(ms_id, ROOT)
+            if progress.wait == waits[0]:  # nothing that the groups below did let the root go on
+                waits[0] = progress.wait
+                progress = Progress(progress.found, "; ".join(filter(None, waits)))
+                break
         if progress.wait and self.on_wait is not None:
             self.on_wait(ms_id, progress.wait)
         return progress
+
+    async def _advance_group(self, ms_id: str, path: str) -> Progress:
+        work = Work(ms_id, self.directory.group(ms_id, path), path=path)
+        if work.found is None:
+            work.found = await self.writes.read(ms_id, path)
+        return await self._pass(work)
 
     def idle(self, ms_id: str) -> bool:
         """Return whether nothing is left to do for a microservice, as far as this server has heard; never waits."""
         found = self.directory.group(ms_id)
         if found is None:
             return True
-        view = machine.View(ms_id, self.directory.live, paused=self.directory.cluster.paused)
-        return isinstance(machine.next_step(found.document, view), machine.Done)
+        view = machine.View(
+            ms_id,
+            self.directory.live,
+            paused=self.directory.cluster.paused,
+            regions=self.directory.regions(),
+            devices=self.directory.devices(),
+        )
+        if found.document.kind != machine.SHARDS or found.document.phase == Phase.DELETING:
+            return isinstance(machine.next_step(found.document, view), machine.Done)
+        if not isinstance(self.shards.next_step(ms_id, found.document), machine.Done):
+            return False
+        groups = self.directory.groups(ms_id)
+        return all(
+            isinstance(machine.next_step(one.document, view), machine.Done)
+            for path, one in groups.items()
+            if path != ROOT
+        )
 
     def forget_verdict(self, ms_id: str) -> None:
         """Forget why an earlier creation of ``ms_id`` failed: it is being tried again."""
@@ -194,39 +214,6 @@ class Leader:
     def verdict(self, ms_id: str) -> AminoError | None:
         """Return why the creation of ``ms_id`` failed, if it did here lately."""
         return self._verdicts.get(ms_id)
-
-    def choose(self, ms_id: str, record: MicroserviceRecord, demand: Demand | None = None) -> Choice:
-        """Choose a server for a replica of ``ms_id``; raises ``NoEligibleServer``."""
-        return choose(demand or self.demand(ms_id, record), self.directory.candidates())
-
-    def demand(
-        self,
-        ms_id: str,
-        record: MicroserviceRecord,
-        document: GroupDocument | None = None,
-        avoid: dict[str, str] | None = None,
-    ) -> Demand:
-        """Return what a replica of ``ms_id`` needs of a server."""
-        return Demand(
-            key=ms_id,
-            placement=record.spec.placement,
-            needs_store=self.chains.needs_store(record.spec),
-            store_id=document.store_id if document is not None else "",
-            refused={**(document.ineligible if document is not None else {}), **(avoid or {})},
-        )
-
-    def replica_at(self, server: Candidate, epoch: int, source: machine.Source) -> ReplicaDocument:
-        """Return a new replica at ``server``, with an id of its own."""
-        return ReplicaDocument(
-            id=f"{epoch}-{self._random.getrandbits(32):08x}",
-            server=server.name,
-            incarnation=server.incarnation,
-            source=source,
-        )
-
-    def fence(self, ms_id: str, found: Found) -> Fence:
-        """Return the proof that goes with a command decided on ``found``."""
-        return Fence(slot_of(ms_id), self.writes.leader_revision(ms_id), found.revision)
 
     # --- one pass ---------------------------------------------------------------------------------------------------
 
@@ -241,8 +228,10 @@ class Leader:
                 wait = await self._step(work, work.found)
             except Conflict:
                 await self.writes.check_leadership(work.ms_id)
-                before, work.found = work.found, await self.writes.read(work.ms_id)
+                before, work.found = work.found, await self.writes.read(work.ms_id, work.path)
                 if work.found is None or work.found.revision != before.revision:
+                    continue
+                if await self.writes.hear_of_cordons():
                     continue
                 self.directory.servers_cache.relist_soon()
                 wait = "etcd knows better than this server which servers live"
@@ -263,24 +252,30 @@ class Leader:
 
     async def _step(self, work: Work, found: Found) -> str | None:
         """Do the next step; returns None to go on, else why to stop ('' when done)."""
-        if work.record is None:
-            work.record = await self.records.get(work.ms_id)
+        generation = self.generation(work.ms_id)
+        if work.record is None or work.record.generation < generation:
+            work.record = await self.records.get(work.ms_id, generation)
+        shards = found.document.kind == machine.SHARDS and found.document.phase in (Phase.CREATING, Phase.ACTIVE)
+        sharded = shards and work.record is not None
+        if sharded and not found.document.leftovers:
+            return await self.shards.step(work, found)
         view = await self._view(work, found)
-        match machine.next_step(found.document, view):
+        match machine.tidy(found.document, view) if sharded else machine.next_step(found.document, view):
             case machine.Done():
                 return ""
             case machine.Wait(why):
                 return why
             case machine.Place() as step:
                 return await self._place(work, found, step)
-            case machine.Write(document, lost, why, orphan):
-                work.found = await self.writes.replace(work.ms_id, work.path, found, document, lost=lost, orphan=orphan)
-                self.events.add(_event_of(document), work.ms_id, text=document.reason or why)
+            case machine.Add() as step:
+                return await self._add(work, found, step)
+            case machine.Write() as step:
+                await self._write(work, found, step)
             case machine.Instantiate(replica, source):
                 return await self._instantiate(work, found, replica, source)
             case machine.Retire(replicas, document):
                 for replica in replicas:
-                    problem = await self._retire(work, found, replica, destroy=False)
+                    problem = await self.retire(work.ms_id, work.path, found, replica, destroy=False)
                     if problem:
                         return problem
                 work.found = await self.writes.replace(work.ms_id, work.path, found, document)
@@ -305,13 +300,62 @@ class Leader:
             tombstones=self.commands.tombstones(),
             paused=self.directory.cluster.paused,
             record=work.record is not None,
+            regions=self.directory.regions(),
+            devices=self.devices(work.ms_id, work.record, found.document, work.path, work.avoid),
+            silent=await silent(self.commands, work.ms_id, found.document),
+            ends=await log_ends(
+                self.commands,
+                self.directory,
+                leaf(self.chains.levels(work.record.spec)) if work.record is not None else None,
+                (work.ms_id, work.path),
+                found.document,
+            ),
         )
+
+    async def _write(self, work: Work, found: Found, step: machine.Write) -> None:
+        document, lost = step.document, step.lost
+        promotes = document.kind == machine.REPLICATED and document.epoch > found.document.epoch
+        if promotes and lost is not None:
+            document = msgspec.structs.replace(document, trace=self._failovers.trace_of(lost.server, lost.incarnation))
+        work.found = await self.writes.replace(
+            work.ms_id, work.path, found, document, lost=lost, gone=step.gone, orphan=step.orphan
+        )
+        if promotes and lost is not None:
+            self._failovers.placed(work.ms_id, (lost.server, lost.incarnation), document)
+        kind = "promoted" if promotes and document.phase == Phase.ACTIVE else _event_of(document)
+        self.events.add(kind, work.ms_id, text=document.reason or step.why)
+
+    async def _add(self, work: Work, found: Found, step: machine.Add) -> str | None:
+        """Give a replicated group one more replica, on a server that has none of it."""
+        assert work.record is not None, "the machine deletes what has no record"
+        why, base = step.why, self._pruned(found.document)
+        demand = self.demand(work.ms_id, work.record, base, work.avoid, path=work.path)
+        if step.region:
+            demand = dataclasses.replace(demand, regions=(step.region,))
+        if step.device:
+            demand = dataclasses.replace(demand, devices="only")
+        try:
+            choice = self.choose(work.ms_id, work.record, demand)
+        except NoEligibleServer as error:
+            work.avoid.clear()
+            return f"{why}; {error}"
+        replica = self.replica_at(choice.server, base.epoch, "join")
+        if step.instead_of:
+            document = replica_machine.moving(base, step.instead_of, replica, choice.explanation)
+        else:
+            document = replica_machine.added(base, replica, choice.explanation)
+        with self.directory.reserve(replica.server):
+            work.found = await self.writes.replace(work.ms_id, work.path, found, document, placing=replica)
+        self.events.add("replica-added", work.ms_id, replica.server, why)
+        return None
 
     async def _place(self, work: Work, found: Found, step: machine.Place) -> str | None:
         assert work.record is not None, "the machine deletes what has no record"
         base = self._pruned(step.base)
         try:
-            choice = self.choose(work.ms_id, work.record, self.demand(work.ms_id, work.record, base, work.avoid))
+            choice = self.choose(
+                work.ms_id, work.record, self.demand(work.ms_id, work.record, base, work.avoid, path=work.path)
+            )
         except NoEligibleServer as error:
             return await self._nowhere(work, found, error)
         replica = self.replica_at(choice.server, base.epoch + 1, step.source)
@@ -322,38 +366,48 @@ class Leader:
         )
         with self.directory.reserve(replica.server):
             work.found = await self.writes.replace(
-                work.ms_id, work.path, found, document, placing=replica, lost=step.lost
+                work.ms_id, work.path, found, document, placing=replica, lost=step.lost, gone=step.gone
             )
         if step.lost is not None:
             self._failovers.placed(work.ms_id, (step.lost.server, step.lost.incarnation), document)
             self.events.add("replaced", work.ms_id, replica.server, step.why)
         return None
 
-    def _pruned(self, base: GroupDocument) -> GroupDocument:
-        """Forget reasons of incarnations that are gone: the next one may be able to load the class."""
-        live = {incarnation_key(name, incarnation) for name, incarnation in self.directory.live.items()}
-        kept = {server: reason for server, reason in base.ineligible.items() if server in live}
-        return msgspec.structs.replace(base, ineligible=kept)
-
     async def _nowhere(self, work: Work, found: Found, error: NoEligibleServer) -> str | None:
         problem = work.problem if isinstance(work.problem, StoreFailed) else error
         if not found.document.constructed:
-            return await self._undo(work, found, problem)
+            return await self.undo(work, found, problem)
         work.avoid.clear()
         return str(problem)
 
-    async def _undo(self, work: Work, found: Found, verdict: AminoError) -> str | None:
-        """Undo a creation: nothing was constructed, so nothing is lost."""
-        if found.document.replicas and self.directory.lives(
-            found.document.replicas[0].server, found.document.replicas[0].incarnation
-        ):
-            problem = await self._retire(work, found, found.document.replicas[0], destroy=True)
-            if problem:
-                return problem
+    async def undo(self, work: Work, found: Found, verdict: AminoError) -> str | None:
+        """Undo a creation: nothing was acknowledged, so nothing is lost."""
+        if work.path != ROOT:
+            return await self._undo_shard(work, found, verdict)
+        for replica in found.document.replicas:
+            if self.directory.lives(replica.server, replica.incarnation):
+                problem = await self.retire(work.ms_id, work.path, found, replica, destroy=True)
+                if problem:
+                    return problem
         self._verdicts[work.ms_id] = verdict
         while len(self._verdicts) > VERDICTS_MAX:
             self._verdicts.popitem(last=False)
         return await self._destroy(work, found, ())
+
+    async def _undo_shard(self, work: Work, found: Found, verdict: AminoError) -> str | None:
+        """One shard cannot be made: undo the whole creation, or go on without if the microservice exists already."""
+        root = await self.writes.read(work.ms_id)
+        if root is None or root.document.constructed:
+            if isinstance(verdict, NoEligibleServer | StoreFailed):  # which may pass
+                return str(verdict)
+            work.found = await self.writes.replace(
+                work.ms_id, work.path, found, machine.failed(found.document, str(verdict))
+            )
+            return None
+        self._verdicts[work.ms_id] = verdict
+        await self.writes.replace(work.ms_id, ROOT, root, machine.deleting(root.document))
+        work.found = None
+        return None
 
     async def _instantiate(
         self, work: Work, found: Found, replica: ReplicaDocument, source: machine.Source
@@ -374,67 +428,52 @@ class Leader:
         began_ns = self._failovers.now_ns()
         try:
             async with self.commands.to(work.ms_id, replica, INSTANTIATE_TIMEOUT_S) as kernel:
-                reply = await kernel.instantiate(request)
+                with self._failovers.placing(work.ms_id, document, replica, source):
+                    reply = await kernel.instantiate(request)
         except NotFound:  # the source of a move that was given up does not have it
-            return await self._rewrite(work, found, machine.forsaken(document))
+            return await self._rewrite(work, found, machine.forsaken(document, replica))
         except NotExecuted as error:
             return await self._after_doubt(work, f"{replica.server}: {error}")
         except (OutcomeUnknown, CoordinationUnavailable, TimeoutError) as error:
             return await self._after_doubt(work, f"{replica.server}: {error or 'no answer'}")
         except CodeUnavailable as error:
-            return await self._rewrite(work, found, machine.refused(document, server, str(error)))
+            return await self._rewrite(work, found, machine.refused(document, replica, server, str(error)))
         except CorruptCheckpoint as error:
             return await self._rewrite(work, found, machine.failed(document, str(error)))
         except StoreFailed as error:
             work.avoid[server] = str(error)
             work.problem = error
-            return await self._rewrite(work, found, machine.forsaken(document))
+            return await self._rewrite(work, found, machine.forsaken(document, replica))
         except AminoError as error:
             if not document.constructed:
-                return await self._undo(work, found, error)
+                return await self.undo(work, found, error)
+            if source == "join":
+                work.avoid[server] = str(error)
+                return await self._rewrite(work, found, machine.forsaken(document, replica))
             return await self._rewrite(work, found, machine.failed(document, str(error)))
-        done = machine.confirmed(document, reply.methods)
+        done = machine.confirmed(document, reply.methods, replica.id)
         self.directory.learn(work.ms_id, work.path, done, reply.document_revision)
-        if document.constructed or source != "construct":
+        if (document.constructed or source != "construct") and source != "join":
             self._failovers.restored(work.ms_id, began_ns, document)
             self.events.add("recovered", work.ms_id, replica.server, f"{source}, epoch {document.epoch}")
-        if document.leftovers:
+        if document.leftovers or document.kind:
             work.found = await self.writes.read(work.ms_id, work.path)
             return None
         work.found = Found(done, reply.document_revision)
         return ""
 
-    async def _rewrite(self, work: Work, found: Found, document: GroupDocument) -> str | None:
-        work.found = await self.writes.replace(work.ms_id, work.path, found, document)
-        return None
-
-    async def _after_doubt(self, work: Work, why: str) -> str | None:
-        """A command's outcome is not known: look again; if nothing changed, wait."""
-        before = work.found
-        work.found = await self.writes.read(work.ms_id, work.path)
-        if work.found is None or before is None or work.found.revision != before.revision:
-            return None
-        replica = work.found.document.replicas[0] if work.found.document.replicas else None
-        if replica is not None and not self.directory.lives(replica.server, replica.incarnation):
-            return None
-        return why
-
-    async def _retire(self, work: Work, found: Found, replica: ReplicaDocument, *, destroy: bool) -> str:
-        request = RetireRequest(work.ms_id, work.path, replica.id, self.fence(work.ms_id, found), destroy)
-        try:
-            async with self.commands.to(work.ms_id, replica, RETIRE_TIMEOUT_S) as kernel:
-                await kernel.retire(request)
-        except (AminoError, TimeoutError) as error:
-            if not self.directory.lives(replica.server, replica.incarnation):
-                return ""
-            return f"{replica.server} did not drop replica {replica.id}: {error or 'no answer'}"
-        return ""
-
     async def _destroy(self, work: Work, found: Found, replicas: tuple[ReplicaDocument, ...]) -> str | None:
         for replica in replicas:
-            problem = await self._retire(work, found, replica, destroy=True)
+            problem = await self.retire(work.ms_id, work.path, found, replica, destroy=True)
             if problem:
                 return problem
+        for path in self.directory.paths(work.ms_id):
+            child = await self.writes.read(work.ms_id, path)
+            for replica in machine.everywhere(child.document) if child is not None else ():
+                if child is not None and self.directory.lives(replica.server, replica.incarnation):
+                    problem = await self.retire(work.ms_id, path, child, replica, destroy=True)
+                    if problem:
+                        return problem
         try:
             await self.blobs.delete_checkpoints(work.ms_id)
         except StoreFailed as error:

@@ -19,6 +19,7 @@ from amino.contracts.services import GroupLocation, LocateRequest, Location, Rep
 from amino.errors import Invalid, NotExecuted, NotFound, Quarantined, StateLost
 from amino.ids import ROOT
 from amino.oms.directory import Directory, Found
+from amino.oms.group_machine import REPLICATED, SHARDS
 from amino.oms.records import Records
 from amino.oms.writes import Writes
 
@@ -46,15 +47,17 @@ class Locator:
         topics = [ms_id, "members"]
         while True:
             with self._directory.pulse(*topics) as changed:
-                found = await self.group(ms_id)
-                record = await self._records.get(ms_id) if found is not None else None
+                found, record = await self._described(ms_id)
                 if found is None or record is None or found.document.phase == Phase.DELETING:
                     self._names.pop(request.name, None)
                     raise NotFound(f"there is no microservice {request.name or ms_id}", microservice=ms_id)
                 raise_for(ms_id, found.document)
                 remaining_s = until - self._clock.monotonic()
-                serves = self.serves(found.document)
-                if serves and (remaining_s <= 0 or not self._is_stale(request, found.document)):
+                groups = self._directory.groups(ms_id) if found.document.kind == SHARDS else {ROOT: found}
+                _raise_if_all_are_lost(ms_id, {path: one for path, one in groups.items() if path != ROOT})
+                serves = any(self.serves(one.document) for one in groups.values())
+                stale = self._is_stale(request, groups)  # raises if a group that is asked for cannot be called
+                if serves and (remaining_s <= 0 or not stale):
                     return self.location(ms_id, record, found)
                 if remaining_s <= 0:
                     raise NotExecuted(
@@ -66,9 +69,25 @@ class Locator:
                     async with asyncio.timeout(remaining_s):
                         await changed.wait()
 
+    async def _described(self, ms_id: str) -> tuple[Found | None, MicroserviceRecord | None]:
+        """Return group document and record of the same generation: a chain without its groups would lead nowhere."""
+        found = await self.group(ms_id)
+        while found is not None:
+            record = await self._records.get(ms_id, found.document.generation)
+            if record is None or record.generation <= found.document.generation:
+                return found, record
+            found = await self._writes.read(ms_id)  # managers were changed, and the watch has not reported it yet
+        return None, None
+
     async def group(self, ms_id: str) -> Found | None:
-        """Return a microservice's group document, also if the watch has not reported it yet."""
-        return self._directory.group(ms_id) or await self._writes.read(ms_id)
+        """Return a microservice's group document, also if the watch has not reported it yet.
+
+        What would end a caller's attempts for good is read from etcd: somebody may have restored or released it a moment ago.
+        """
+        found = self._directory.group(ms_id)
+        if found is None or found.document.phase in (Phase.LOST, Phase.QUARANTINED):
+            return await self._writes.read(ms_id)
+        return found
 
     async def id_of(self, name: str, *, fresh: bool = False) -> str:
         """Return the id that has ``name``.
@@ -98,35 +117,57 @@ class Locator:
         return any(
             replica.confirmed and self._directory.lives(replica.server, replica.incarnation)
             for replica in document.replicas
+            if document.kind != REPLICATED or replica.id == document.primary
         )
 
     def location(self, ms_id: str, record: MicroserviceRecord, found: Found, *, created: bool = False) -> Location:
         """Return the location that ``found`` describes; raises if it cannot be called."""
         document = found.document
         raise_for(ms_id, document)
+        groups = {ROOT: found}
+        if document.kind == SHARDS:
+            groups |= {path: one for path, one in self._directory.groups(ms_id).items() if path != ROOT}
+        return Location(
+            microservice=ms_id,
+            spec=record.spec,
+            groups={path: self._group_location(one.document) for path, one in groups.items()},
+            methods=document.methods,
+            created=created,
+        )
+
+    def _group_location(self, document: GroupDocument) -> GroupLocation:
         replicas = []
         for replica in document.replicas:
             server = self._directory.server(replica.server)
             if replica.confirmed and server is not None and server.incarnation == replica.incarnation:
                 address = server.record.address
                 replicas.append(ReplicaLocation(replica.id, replica.server, replica.incarnation, address))
-        return Location(
-            microservice=ms_id,
-            spec=record.spec,
-            groups={ROOT: GroupLocation(document.epoch, tuple(replicas), document.primary)},
-            methods=document.methods,
-            created=created,
+        return GroupLocation(document.epoch, tuple(replicas), document.primary, document.children)
+
+    def _is_stale(self, request: LocateRequest, groups: dict[str, Found]) -> bool:
+        """Return whether the caller knows already that some group's document is of no use."""
+        return any(
+            self._is_stale_at(request, path, one.document) for path, one in groups.items() if path in request.stale
         )
 
-    def _is_stale(self, request: LocateRequest, document: GroupDocument) -> bool:
-        """Return whether the caller knows already that this document is of no use."""
-        if request.stale.get(ROOT, 0) >= document.epoch:
+    def _is_stale_at(self, request: LocateRequest, path: str, document: GroupDocument) -> bool:
+        if document.phase in (Phase.LOST, Phase.QUARANTINED):
+            raise_for(f"{request.microservice}{path}", document)
+        if request.stale.get(path, 0) >= document.epoch:
             if request.stale_incarnation is None:
                 return True
             return any(
-                (replica.server, replica.incarnation) == request.stale_incarnation for replica in document.replicas
+                (replica.server, replica.incarnation) == request.stale_incarnation
+                for replica in document.replicas
+                if document.kind != REPLICATED or replica.id == document.primary
             )
         return False
+
+
+def _raise_if_all_are_lost(ms_id: str, shards: dict[str, Found]) -> None:
+    if all(one.document.phase in (Phase.LOST, Phase.QUARANTINED) for one in shards.values()):
+        for path, one in shards.items():
+            raise_for(f"{ms_id}{path}", one.document)
 
 
 def raise_for(ms_id: str, document: GroupDocument) -> None:

@@ -1,6 +1,7 @@
 """One lock per microservice, kept only while somebody uses it.
 
-Owns the locks. Leaves what they protect to ``leader``. Invariant: one holder per id; first come, first served.
+Owns telling when one is free again. Leaves taking turns to ``KeyedLocks`` and what locks protect to ``leader``.
+Invariant: one holder per id; first come, first served.
 Failure behaviour: a cancelled waiter leaves no trace.
 """
 
@@ -10,8 +11,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from amino.aio.keyed import KeyedLocks
 
-class Locks:
+
+class Locks(KeyedLocks[str]):
     """Locks by microservice id.
 
     Attributes:
@@ -19,31 +22,16 @@ class Locks:
     """
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        super().__init__()
         self.released = asyncio.Event()
 
-    def __repr__(self) -> str:
-        return f"Locks({len(self._locks)} held)"
-
-    def ids(self) -> list[str]:
-        """Return the ids whose lock is held or waited for."""
-        return list(self._locks)
-
-    def is_held(self, ms_id: str) -> bool:
-        """Return whether the lock of ``ms_id`` is held."""
-        return ms_id in self._locks
-
     @asynccontextmanager
-    async def hold(self, ms_id: str) -> AsyncIterator[None]:
-        """Wait for the lock of ``ms_id`` and hold it."""
-        lock, users = self._locks.setdefault(ms_id, (asyncio.Lock(), []))
-        users.append(None)
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the lock of the microservice ``key`` and hold it."""
         try:
-            async with lock:
+            async with super().hold(key):
                 yield
         finally:
-            users.pop()
-            if not users:
-                del self._locks[ms_id]
+            if key not in self:
                 released, self.released = self.released, asyncio.Event()
                 released.set()

@@ -9,51 +9,47 @@ Failure behaviour: refusals raise before anything is written; when time runs out
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from amino.aio.clock import Clock
 from amino.contracts.documents import (
     GroupDocument,
     MicroserviceRecord,
     MicroserviceSpec,
     Phase,
-    ReplicaDocument,
     decode,
 )
+from amino.contracts.levels import leaf, sharding
 from amino.contracts.services import (
+    AbsentRequest,
     ClearDeathsRequest,
     CreateRequest,
     DeleteRequest,
-    MoveRequest,
-    TransferRequest,
+    Fence,
+    ScaleRequest,
 )
 from amino.errors import (
     AlreadyExists,
-    AminoError,
     Conflict,
     CoordinationUnavailable,
     Invalid,
-    NotExecuted,
     NotFound,
     OutcomeUnknown,
     StateLost,
 )
-from amino.ids import ROOT, valid_name
+from amino.ids import ROOT, slot_of, valid_name
 from amino.limits import INLINE_ARGUMENTS_BYTES_MAX, SPEC_BYTES_MAX
 from amino.oms import group_machine as machine
+from amino.oms import shard_machine
+from amino.oms.absence import give_up_absent
 from amino.oms.directory import Found
-from amino.oms.leader import Leader
+from amino.oms.editing import PAUSE_S_MIN
+from amino.oms.moves import Moves
 from amino.oms.placement import check_placement, incarnation_key
 
-TRANSFER_TIMEOUT_S = 60.0
-PAUSE_S_MIN = 0.02
-PAUSE_S_MAX = 1.0
+SCALE_MAX = 1000
 _deterministic = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -69,12 +65,8 @@ def digest_of(spec: MicroserviceSpec, arguments: bytes) -> str:
     return hashlib.blake2b(_deterministic.encode(spec) + arguments, digest_size=16).hexdigest()
 
 
-class Operations:
+class Operations(Moves):
     """Operations on the microservices of the slots this server leads."""
-
-    def __init__(self, leader: Leader, clock: Clock) -> None:
-        self._leader = leader
-        self._clock = clock
 
     # --- create ---------------------------------------------------------------------------------------------------
 
@@ -92,12 +84,12 @@ class Operations:
         while True:
             present = self._leader.directory.group(request.microservice)
             if present is not None and present.document.phase == Phase.DELETING:
-                await self._until_done(request.microservice, until, "the deletion")
+                await self.until_done(request.microservice, until, "the deletion")
             async with self._leader.locks.hold(request.microservice):
-                taken = await self._begin(request, record)
-            if taken is not None:
-                return taken
-            found = await self._until_done(request.microservice, until, "the creation")
+                begun = await self._begin(request, record, until)
+            if begun is not None:
+                return begun
+            found = await self.until_done(request.microservice, until, "the creation")
             if found is not None:
                 return found
             verdict = self._leader.verdict(request.microservice)
@@ -119,6 +111,10 @@ class Operations:
             raise Invalid(f"if_exists={request.if_exists!r}; use 'fail' or 'get'")
         if request.if_exists == "get" and not spec.name:
             raise Invalid("if_exists='get' finds an existing microservice by its name; give the spec a name")
+        self.check_spec(spec)
+
+    def check_spec(self, spec: MicroserviceSpec) -> None:
+        """Raise ``Invalid`` for a spec that no microservice can have."""
         size = len(msgspec.msgpack.encode(spec))
         if size > SPEC_BYTES_MAX:
             raise Invalid(
@@ -140,8 +136,8 @@ class Operations:
             created_at=self._clock.wall(),
         )
 
-    async def _begin(self, request: CreateRequest, record: MicroserviceRecord) -> Taken | None:
-        """Write the first document, or find that an earlier try did; under the lock."""
+    async def _begin(self, request: CreateRequest, record: MicroserviceRecord, until: float) -> Found | Taken | None:
+        """Write the first document, or find that an earlier try did; under the lock. Returns what is final."""
         leader, ms_id = self._leader, request.microservice
         leader.forget_verdict(ms_id)
         if leader.directory.group(ms_id) is not None:
@@ -151,31 +147,162 @@ class Operations:
                 return None
         uncertain = False
         avoid: dict[str, str] = {}
+        methods = leader.maker.methods_of(record) if leader.maker is not None else None
+        if sharding(leader.chains.levels(record.spec)) is not None:
+            return await self._begin_shards(request, record)
+        first = self._first_document(record)
         while True:
-            choice = leader.choose(ms_id, record, leader.demand(ms_id, record, avoid=avoid))
-            document = GroupDocument(store_id=choice.server.store_id if leader.chains.needs_store(record.spec) else "")
+            demand = leader.demand(ms_id, record, first, avoid, leader.server)
+            choice = await leader.choose_surely(ms_id, record, demand)
+            document = first
+            if leader.chains.needs_store(record.spec):
+                document = leader.with_store(first, choice.server.store_id)
             replica = leader.replica_at(choice.server, document.epoch, "construct")
             document = machine.placed(document, replica, choice.explanation, first=True)
+            at_once = methods is not None and choice.server.name == leader.server
+            made: Found | None = None
             try:
                 with leader.directory.reserve(choice.server.name):
-                    if await leader.writes.begin(ms_id, record, document) is not None:
+                    if at_once:
+                        made = await self._make(ms_id, record, machine.confirmed(document, methods or {}), until)
+                    if made is not None or (
+                        not at_once and await leader.writes.begin(ms_id, record, document) is not None
+                    ):
                         leader.records.learn(ms_id, record)
                         leader.events.add("created", ms_id, choice.server.name, record.spec.name or record.spec.cls)
-                        return None
+                        return made
             except CoordinationUnavailable:
                 if uncertain:
                     raise
                 uncertain = True  # repeat it: if the first try has landed, it is found by its id
                 continue
-            present, holder = await leader.writes.who_holds(ms_id, record.spec.name)
-            if present is not None:
-                self._same(ms_id, decode(present.value, MicroserviceRecord, present.key), record)
-                await leader.writes.read(ms_id)
-                return None
-            if holder is not None:
-                return self._taken(request, holder)
-            await leader.writes.check_leadership(ms_id)
+            settled, taken = await self._known(request, record)
+            if settled:
+                return taken
+            if await leader.writes.hear_of_cordons():
+                continue
+            if at_once:  # whatever refused it: the longer way says what
+                methods = None
+                continue
             avoid[incarnation_key(choice.server.name, choice.server.incarnation)] = "its session has ended"
+
+    async def _begin_shards(self, request: CreateRequest, record: MicroserviceRecord) -> Found | Taken | None:
+        """As ``_begin``, for a microservice whose root is a group of shards: it has no replica of its own."""
+        leader, ms_id = self._leader, request.microservice
+        level = sharding(leader.chains.levels(record.spec))
+        assert level is not None, "asked before"
+        await leader.choose_surely(ms_id, record)  # raises if no server may have a shard
+        document = GroupDocument(
+            kind=machine.SHARDS, wanted=level.members, children=shard_machine.first_children(level.members)
+        )
+        uncertain = False
+        while True:
+            try:
+                if await leader.writes.begin(ms_id, record, document) is not None:
+                    leader.records.learn(ms_id, record)
+                    leader.events.add("created", ms_id, text=record.spec.name or record.spec.cls)
+                    return None
+            except CoordinationUnavailable:
+                if uncertain:
+                    raise
+                uncertain = True  # as in _begin
+                continue
+            settled, taken = await self._known(request, record)
+            if settled:
+                return taken
+
+    async def _known(self, request: CreateRequest, record: MicroserviceRecord) -> tuple[bool, Taken | None]:
+        """After a first write that was refused: whether the id or the name is known by now, and whose the name is if another's.
+
+        Raises:
+            AlreadyExists: for another creation. NotExecuted: this server does not lead the slot any more.
+        """
+        leader, ms_id = self._leader, request.microservice
+        present, holder = await leader.writes.who_holds(ms_id, record.spec.name)
+        if present is not None:
+            self._same(ms_id, decode(present.value, MicroserviceRecord, present.key), record)
+            await leader.writes.read(ms_id)
+            return True, None
+        if holder is not None:
+            return True, self._taken(request, holder)
+        await leader.writes.check_leadership(ms_id)
+        return False, None
+
+    async def scale(self, request: ScaleRequest) -> Found:
+        """Change how many shards or replicas a microservice has; returns once that is so.
+
+        Raises:
+            NotFound: there is none. Invalid: it has none of that kind, or the number is out of range.
+            OutcomeUnknown: begun but not finished within ``request.timeout_s``; it goes on. Conflict: another number was asked
+                for meanwhile.
+        """
+        leader, ms_id = self._leader, request.microservice
+        until = self._clock.monotonic() + request.timeout_s
+        groups = leader.directory.groups(ms_id)
+        kind = machine.SHARDS if request.shards else machine.REPLICATED
+        count = request.shards or request.replicas
+        if not groups:
+            raise NotFound(f"there is no microservice {ms_id}")
+        paths = [path for path, one in groups.items() if one.document.kind == kind]
+        if not paths:
+            word = "shards" if request.shards else "replicas"
+            raise Invalid(f"microservice {ms_id} has no {word}; a manager that gives it {word} is not in its chain")
+        if not 1 <= count <= SCALE_MAX:
+            raise Invalid(f"{count} is not 1 to {SCALE_MAX}")
+        lowest = max(groups[path].document.min_in_sync for path in paths)
+        if request.replicas and count < lowest:
+            raise Invalid(f"replicas={count} is less than min_in_sync={lowest}; writes would never be accepted")
+        async with leader.locks.hold(ms_id):
+            for path in paths:
+                await self._edit_locked(
+                    ms_id,
+                    until,
+                    lambda document: msgspec.structs.replace(document, wanted=count, version=document.version + 1),
+                    unless=lambda document: document.wanted == count,
+                    path=path,
+                )
+        while True:
+            found = await self.until_done(ms_id, until, "the scaling")
+            if found is None:
+                raise NotFound(f"microservice {ms_id} was deleted while it was being scaled")
+            if kind == machine.REPLICATED or len(found.document.children) == count:
+                return found
+            if found.document.wanted != count:
+                raise Conflict(f"scaling {ms_id} to {count} was overtaken: {found.document.wanted} are wanted now")
+            await asyncio.sleep(PAUSE_S_MIN)
+
+    def _first_document(self, record: MicroserviceRecord) -> GroupDocument:
+        """Return the root group's document before it has replicas."""
+        level = leaf(self._leader.chains.levels(record.spec))
+        return GroupDocument(
+            kind=level.kind if level is not None else "",
+            wanted=level.members if level is not None else 1,
+            min_in_sync=level.min_in_sync if level is not None else 1,
+            regions=level.regions if level is not None else (),
+            preferred_region=level.preferred_region if level is not None else "",
+            devices=level is not None and level.devices,
+        )
+
+    async def _make(
+        self, ms_id: str, record: MicroserviceRecord, document: GroupDocument, until: float
+    ) -> Found | None:
+        """Make it here, with one write; None if that was refused."""
+        leader = self._leader
+        assert leader.maker is not None, "who asks has its answer"
+        compares, puts = leader.writes.beginning(ms_id, record, document)
+        fence = Fence(slot_of(ms_id), leader.writes.leader_revision(ms_id), 0)
+        try:
+            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+                revision = await leader.maker.make(ms_id, record, document, fence, compares, puts)
+        except TimeoutError:
+            raise OutcomeUnknown(
+                f"the creation of {ms_id} goes on, but etcd has not confirmed it in time; repeat it to wait longer",
+                microservice=ms_id,
+            ) from None
+        if revision is None:
+            return None
+        leader.directory.learn(ms_id, ROOT, document, revision)
+        return Found(document, revision)
 
     @staticmethod
     def _same(ms_id: str, present: MicroserviceRecord, asked: MicroserviceRecord) -> None:
@@ -212,99 +339,11 @@ class Operations:
             await self._edit_locked(
                 ms_id, until, machine.deleting, unless=lambda document: document.phase == Phase.DELETING
             )
-        found = await self._until_done(ms_id, until, "the deletion")
+        found = await self.until_done(ms_id, until, "the deletion")
         assert found is None, "a deletion is never taken back"
         leader.events.add("deleted", ms_id)
 
     # --- move -----------------------------------------------------------------------------------------------------
-
-    async def move(self, request: MoveRequest) -> Found:
-        """Migrate a microservice's replica; returns once it serves at its new server.
-
-        Raises:
-            NotFound: there is none, or no such server. NoEligibleServer: nowhere to go.
-            Invalid: a manager keeps it in place, or the replica named is not its.
-            NotExecuted: it is not active now, or could not be sealed in time; it stays where it is.
-        """
-        leader, ms_id = self._leader, request.microservice
-        until = self._clock.monotonic() + request.timeout_s
-        await self._until_done(ms_id, until, "the work on")
-        async with leader.locks.hold(ms_id):
-            found = await self._movable(request)
-            document = found.document
-            source = document.replicas[0]
-            if request.server == source.server:
-                return found
-            target, found = await self._intend(request, found)
-            error = await self._transfer(ms_id, found, source, target)
-            progress = await leader.advance_locked(ms_id)
-        if progress.found is None:
-            raise NotFound(f"microservice {ms_id} was deleted while it was being moved")
-        if target.id not in {replica.id for replica in progress.found.document.replicas}:
-            raise error or OutcomeUnknown(f"the move of {ms_id} was given up: {progress.wait or 'it was overtaken'}")
-        leader.events.add("moved", ms_id, target.server, f"from {source.server}: {request.why}")
-        return progress.found
-
-    async def _movable(self, request: MoveRequest) -> Found:
-        leader, ms_id = self._leader, request.microservice
-        found = leader.directory.group(ms_id) or await leader.writes.read(ms_id)
-        record = await leader.records.get(ms_id)
-        if found is None or record is None:
-            raise NotFound(f"there is no microservice {ms_id}")
-        state = machine.state_of(found.document)
-        if state != "active":
-            raise NotExecuted(f"microservice {ms_id} is {state}; move it once it is active", reason="not-ready")
-        if request.replica and request.replica != found.document.replicas[0].id:
-            raise Invalid(f"microservice {ms_id} has no replica {request.replica!r}; see `amino get replicas`")
-        reason = leader.chains.keeps_in_place(record.spec)
-        if reason is not None:
-            raise Invalid(f"microservice {ms_id} is not moved: {reason}")
-        return found
-
-    async def _intend(self, request: MoveRequest, found: Found) -> tuple[ReplicaDocument, Found]:
-        leader, ms_id = self._leader, request.microservice
-        record = await leader.records.get(ms_id)
-        assert record is not None, "checked before, under the same lock"
-        source = found.document.replicas[0]
-        if request.server and leader.directory.server(request.server) is None:
-            live = ", ".join(sorted(leader.directory.live)) or "none"
-            raise NotFound(f"there is no live server {request.server!r} to move {ms_id} to; those that live are {live}")
-        demand = dataclasses.replace(
-            leader.demand(ms_id, record, found.document), only=request.server, excluded={source.server: "it is there"}
-        )
-        choice = leader.choose(ms_id, record, demand)
-        target = leader.replica_at(choice.server, found.document.epoch + 1, "resume")
-        document = machine.moving(found.document, target, f"{request.why}; {choice.explanation}")
-        with leader.directory.reserve(target.server):
-            return target, await self._write(ms_id, found, document, target)
-
-    async def _transfer(
-        self, ms_id: str, found: Found, source: ReplicaDocument, target: ReplicaDocument
-    ) -> AminoError | None:
-        """Tell the source to ship itself; returns what it said, None if all is well. The document says what came of it."""
-        leader = self._leader
-        server = leader.directory.server(target.server)
-        record = await leader.records.get(ms_id)
-        if server is None or record is None:
-            return NotExecuted(f"server {target.server} is gone; the move is given up", reason="unreachable")
-        request = TransferRequest(
-            microservice=ms_id,
-            path=ROOT,
-            record=record,
-            document=found.document,
-            fence=leader.fence(ms_id, found),
-            target_address=server.record.address,
-        )
-        error: AminoError | None = None
-        try:
-            async with leader.commands.to(ms_id, source, TRANSFER_TIMEOUT_S) as kernel:
-                await kernel.transfer(request)
-        except AminoError as problem:
-            error = problem
-        except TimeoutError:
-            error = NotExecuted(f"moving {ms_id} took too long or lost a server; it was given up", reason="moving")
-        await leader.writes.read(ms_id)
-        return error
 
     # --- restore, release, deaths ---------------------------------------------------------------------------------
 
@@ -316,7 +355,7 @@ class Operations:
         """
         leader = self._leader
         until = self._clock.monotonic() + timeout_s
-        record = await leader.records.get(ms_id)
+        record = await leader.records.get(ms_id, leader.generation(ms_id))
         if record is None:
             raise NotFound(f"there is no microservice {ms_id}")
         sources: list[machine.Source] = ["construct"]
@@ -326,7 +365,7 @@ class Operations:
         for source in sources:
             async with leader.locks.hold(ms_id):
                 await self._revive(ms_id, record, source)
-            found = await self._until_done(ms_id, until, "the restoration")
+            found = await self.until_done(ms_id, until, "the restoration")
             if found is None:
                 raise NotFound(f"microservice {ms_id} was deleted while it was being restored")
             if found.document.phase != Phase.LOST:
@@ -342,7 +381,7 @@ class Operations:
             raise NotFound(f"there is no microservice {ms_id}")
         if found.document.phase != Phase.LOST:
             raise Conflict(f"microservice {ms_id} is {machine.state_of(found.document)}, not lost; nothing was done")
-        choice = leader.choose(ms_id, record, leader.demand(ms_id, record, found.document))
+        choice = await leader.choose_surely(ms_id, record, leader.demand(ms_id, record, found.document))
         replica = leader.replica_at(choice.server, found.document.epoch + 1, source)
         base = msgspec.structs.replace(found.document, phase=Phase.ACTIVE, constructed=True, deaths={}, reason="")
         await self._write(ms_id, found, machine.placed(base, replica, choice.explanation), replica)
@@ -356,7 +395,7 @@ class Operations:
         until = self._clock.monotonic() + timeout_s
         found = await self._edit(ms_id, until, machine.released, only=Phase.QUARANTINED)
         self._leader.events.add("released", ms_id)
-        return await self._until_done(ms_id, until, "the recovery") or found
+        return await self.until_done(ms_id, until, "the recovery") or found
 
     async def clear_deaths(self, request: ClearDeathsRequest) -> None:
         """Forget deaths counted against methods that have completed at the present replica. Idempotent."""
@@ -370,90 +409,8 @@ class Operations:
             request.microservice, until, lambda document: machine.forgiven(document, request.methods), unless=settled
         )
 
+    async def report_absent(self, request: AbsentRequest) -> None:
+        """Give up a replica that its server does not have, and recover it."""
+        await give_up_absent(self._leader, request)
+
     # --- writing and waiting --------------------------------------------------------------------------------------
-
-    async def _write(self, ms_id: str, found: Found, document: GroupDocument, placing: ReplicaDocument) -> Found:
-        leader = self._leader
-        try:
-            return await leader.writes.replace(ms_id, ROOT, found, document, placing=placing)
-        except Conflict as error:
-            await leader.writes.read(ms_id)
-            raise NotExecuted(f"microservice {ms_id} changed meanwhile; ask again", reason="not-ready") from error
-
-    async def _edit(
-        self,
-        ms_id: str,
-        until: float,
-        change: Callable[[GroupDocument], GroupDocument],
-        *,
-        unless: Callable[[GroupDocument], bool] | None = None,
-        only: str = "",
-    ) -> Found:
-        """As ``_edit_locked``, under the lock."""
-        async with self._leader.locks.hold(ms_id):
-            return await self._edit_locked(ms_id, until, change, unless=unless, only=only)
-
-    async def _edit_locked(
-        self,
-        ms_id: str,
-        until: float,
-        change: Callable[[GroupDocument], GroupDocument],
-        *,
-        unless: Callable[[GroupDocument], bool] | None = None,
-        only: str = "",
-    ) -> Found:
-        """Write ``change`` of the document as it is, however often it takes.
-
-        Args:
-            unless: leave the document as it is if this holds.
-            only: the phase it must be in, else ``Conflict``.
-        """
-        leader = self._leader
-        uncertain = False
-        found = leader.directory.group(ms_id) or await leader.writes.read(ms_id)
-        while True:
-            if found is None:
-                raise NotFound(f"there is no microservice {ms_id}", microservice=ms_id)
-            if unless is not None and unless(found.document):
-                return found
-            if only and found.document.phase != only:
-                if uncertain:  # our write had landed
-                    return found
-                state = machine.state_of(found.document)
-                raise Conflict(f"microservice {ms_id} is {state}, not {only}; nothing was done")
-            try:
-                return await leader.writes.replace(ms_id, ROOT, found, change(found.document))
-            except Conflict:
-                await leader.writes.check_leadership(ms_id)
-                found = await leader.writes.read(ms_id)
-            except CoordinationUnavailable:
-                if self._clock.monotonic() >= until:
-                    raise
-                uncertain = True
-                found = await leader.writes.settle(ms_id)
-
-    async def _until_done(self, ms_id: str, until: float, what: str) -> Found | None:
-        """Let the leader go on until nothing is left to do; returns the document, None when it is gone.
-
-        Raises:
-            OutcomeUnknown: not by ``until``; the leader goes on by itself.
-        """
-        leader = self._leader
-        pause_s = PAUSE_S_MIN
-        while True:
-            with leader.directory.pulse(ms_id, "members") as changed:
-                remaining_s = max(0.0, until - self._clock.monotonic())
-                progress = await leader.advance_within(ms_id, remaining_s)
-                if progress.found is None:
-                    return None
-                if not progress.wait:
-                    return progress.found
-                if self._clock.monotonic() >= until:
-                    raise OutcomeUnknown(
-                        f"{what} of {ms_id} goes on, but was not done in time: {progress.wait}; repeat it to wait longer",
-                        microservice=ms_id,
-                    )
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause_s, remaining_s)):
-                        await changed.wait()
-            pause_s = min(PAUSE_S_MAX, pause_s * 2)

@@ -11,31 +11,38 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from amino.contracts.documents import Placement, Requirement
+import msgspec
+
+from amino.contracts.documents import FORMAT_READ, Placement, Requirement
 from amino.errors import Invalid, NoEligibleServer
 
 LISTED_MAX = 20
+HARDLY = 8
+"""A preferred server may have this fraction (an eighth) more replicas than the emptiest."""
+
 SELECTOR_TERMS_MAX = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A live server as placement sees it.
 
     Args:
         replicas: how many replicas it has or is being given.
         cordoned: why it takes no new replicas, empty if it does.
+        format_read: the latest format version of documents that it acts on.
     """
 
     name: str
     incarnation: int
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     replicas: int = 0
     capacity: int = 0
     device: bool = False
     store_id: str = ""
     cordoned: str = ""
+    format_read: int = FORMAT_READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,12 @@ class Demand:
         refused: ``server@incarnation`` -> why that server cannot have it (cannot load the class, store failed).
         excluded: server -> why it is out of the question this time (the source of a move).
         only: the one server that is asked for, empty for any.
+        prefer: the server where it costs least to make it (the slot's leader): taken if hardly more is on it than on others.
         neighbours: label sets of the servers that hold the group's other replicas.
+        regions: that it must be in, away from its neighbours where possible; empty for any.
+        preferred_region: that it should be in if no neighbour is.
+        devices: ``first``: on a device if one can have it; ``only``: on no other server.
+        format: version of the group's document, which its servers must be able to act on.
     """
 
     key: str
@@ -60,7 +72,12 @@ class Demand:
     refused: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     only: str = ""
+    prefer: str = ""
     neighbours: Sequence[Mapping[str, str]] = ()
+    regions: tuple[str, ...] = ()
+    preferred_region: str = ""
+    devices: Literal["", "first", "only"] = ""
+    format: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +134,7 @@ def why_not(demand: Demand, server: Candidate) -> str:
     """Return why ``server`` may not have the replica, empty if it may."""
     if demand.only and server.name != demand.only:
         return f"not the server asked for ({demand.only})"
-    for rule in (_excluded, _refused, _cordoned, _device, _selector, _store, _capacity):
+    for rule in (_excluded, _refused, _cordoned, _release, _device, _selector, _region, _store, _capacity):
         reason = rule(demand, server)
         if reason:
             return reason
@@ -136,8 +153,16 @@ def _cordoned(_: Demand, server: Candidate) -> str:
     return f"cordoned: {server.cordoned}" if server.cordoned else ""
 
 
+def _release(demand: Demand, server: Candidate) -> str:
+    if server.format_read >= demand.format:
+        return ""
+    return f"its release reads documents up to format {server.format_read}, and this group's has {demand.format}"
+
+
 def _device(demand: Demand, server: Candidate) -> str:
-    asked = demand.only == server.name or any(
+    if demand.devices == "only" and not server.device:
+        return "no device"
+    asked = bool(demand.devices or demand.only == server.name) or any(
         requirement.key == "device" for term in demand.placement.selector for requirement in term
     )
     return "a device, and not asked for by name or by the label 'device'" if server.device and not asked else ""
@@ -148,6 +173,13 @@ def _selector(demand: Demand, server: Candidate) -> str:
         return ""
     shown = ", ".join(f"{key}={value}" for key, value in sorted(server.labels.items())) or "none"
     return f"its labels ({shown}) match no term of the selector"
+
+
+def _region(demand: Demand, server: Candidate) -> str:
+    region = server.labels.get("region", "")
+    if not demand.regions or region in demand.regions:
+        return ""
+    return f"its region ({region or 'none'}) is none of {', '.join(demand.regions)}"
 
 
 def _store(demand: Demand, server: Candidate) -> str:
@@ -168,6 +200,8 @@ def _capacity(_: Demand, server: Candidate) -> str:
 def choose(demand: Demand, servers: Iterable[Candidate]) -> Choice:
     """Choose the server for one replica: spread first, then fewest replicas, then a fixed order per ``demand.key``.
 
+    ``demand.prefer`` goes before the fewest replicas where the difference is small.
+
     Raises:
         NoEligibleServer: none may have it; ``details['servers']`` and the message give each one's reason.
     """
@@ -183,7 +217,7 @@ def choose(demand: Demand, servers: Iterable[Candidate]) -> Choice:
         eligible = _of_one_store(eligible, reasons)
     if not eligible:
         raise _nobody(demand, reasons)
-    chosen = min(eligible, key=lambda one: _rank(demand, one))
+    chosen = _preferred(demand, min(eligible, key=lambda one: _rank(demand, one)), eligible)
     return Choice(chosen, _explain(demand, chosen, eligible, reasons))
 
 
@@ -199,6 +233,14 @@ def _of_one_store(eligible: list[Candidate], reasons: dict[str, str]) -> list[Ca
     return [server for server in eligible if server.store_id == store]
 
 
+def _preferred(demand: Demand, best: Candidate, eligible: list[Candidate]) -> Candidate:
+    """Return the preferred server if it is as good as ``best`` but for a few replicas, else ``best``."""
+    for server in eligible:
+        if server.name == demand.prefer and server.replicas * HARDLY <= best.replicas * (HARDLY + 1):
+            return server if _crowding(demand, server) == _crowding(demand, best) else best
+    return best
+
+
 def _rank(demand: Demand, server: Candidate) -> tuple[tuple[int, ...], int, bytes, str]:
     return (
         _crowding(demand, server),
@@ -209,9 +251,23 @@ def _rank(demand: Demand, server: Candidate) -> tuple[tuple[int, ...], int, byte
 
 
 def _crowding(demand: Demand, server: Candidate) -> tuple[int, ...]:
-    return tuple(
-        sum(1 for labels in demand.neighbours if labels.get(label) == server.labels.get(label))
-        for label in demand.placement.spread
+    """Return how many neighbours share each label that matters with ``server``; devices and regions first where they matter."""
+    by_kind: tuple[int, ...] = (int(not server.device),) if demand.devices else ()
+    by_region: tuple[int, ...] = ()
+    if demand.regions or demand.preferred_region:
+        region = server.labels.get("region")
+        there = sum(1 for labels in demand.neighbours if labels.get("region") == region)
+        taken = any(labels.get("region") == demand.preferred_region for labels in demand.neighbours)
+        by_region = (int(bool(demand.preferred_region) and not taken and region != demand.preferred_region), there)
+    if not demand.neighbours:
+        return by_kind + by_region
+    return (
+        by_kind
+        + by_region
+        + tuple(
+            sum(1 for labels in demand.neighbours if labels.get(label) == server.labels.get(label))
+            for label in demand.placement.spread
+        )
     )
 
 
@@ -220,8 +276,12 @@ def _explain(demand: Demand, chosen: Candidate, eligible: list[Candidate], reaso
         why = "asked for"
     elif len(eligible) == 1:
         why = "the only eligible server"
-    elif any(_crowding(demand, one) > _crowding(demand, chosen) for one in eligible):
+    elif demand.devices and any(one.device != chosen.device for one in eligible):
+        why = "a device, which goes before servers"
+    elif demand.neighbours and any(_crowding(demand, one) > _crowding(demand, chosen) for one in eligible):
         why = f"best spread over {', '.join(demand.placement.spread)}"
+    elif any(one.replicas < chosen.replicas for one in eligible):
+        why = f"leads its slot, and has hardly more replicas ({chosen.replicas}) than others"
     else:
         why = f"fewest replicas ({chosen.replicas}) among {len(eligible)} eligible"
     loads = ", ".join(f"{one.name} {one.replicas}" for one in eligible[:LISTED_MAX])

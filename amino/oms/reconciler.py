@@ -13,7 +13,7 @@ import contextlib
 import random as random_module
 
 from amino.aio.tasks import TaskOwner
-from amino.errors import NotExecuted
+from amino.errors import AminoError, NotExecuted
 from amino.ids import slot_of
 from amino.oms.leader import Leader
 from amino.oms.worklist import Worklist
@@ -73,7 +73,7 @@ class Reconciler:
         self._leader.commands.interrupt(lambda ms_id: slot_of(ms_id) == slot)
         with contextlib.suppress(TimeoutError):  # what is left fails at its guard
             async with asyncio.timeout(HANDOVER_S):
-                while any(slot_of(ms_id) == slot for ms_id in self._leader.locks.ids()):
+                while any(slot_of(ms_id) == slot for ms_id in self._leader.locks):
                     await self._leader.locks.released.wait()
 
     def look_at_all(self) -> None:
@@ -86,7 +86,7 @@ class Reconciler:
 
     def _group_changed(self, ms_id: str, _path: str) -> None:
         if slot_of(ms_id) in self.led and not self._leader.idle(ms_id):
-            self.work.add(ms_id, BUSY_S if self._leader.locks.is_held(ms_id) else 0.0)
+            self.work.add(ms_id, BUSY_S if ms_id in self._leader.locks else 0.0)
 
     def _server_lost(self, name: str, incarnation: int) -> None:
         for ms_id in self._directory.hosted(name, incarnation):
@@ -94,6 +94,17 @@ class Reconciler:
                 self.work.add(ms_id)
         if slot_of(name) in self.led:
             self._leader.events.add("server-lost", server=name, text=f"incarnation {incarnation}")
+            self._tasks.spawn(self._tell_how_lost(name, incarnation), f"how {name} was lost")
+
+    async def _tell_how_lost(self, name: str, incarnation: int) -> None:
+        """Note it if a server was fenced: its session ended, and nothing proves that its process did."""
+        with contextlib.suppress(AminoError):
+            if await self._leader.commands.proof(name, incarnation) is None:
+                self._leader.events.add(
+                    "fenced",
+                    server=name,
+                    text=f"incarnation {incarnation} was silent; if it still runs, it may not answer",
+                )
 
     def _members_changed(self) -> None:
         live = self._directory.live
@@ -102,6 +113,9 @@ class Reconciler:
                 self._leader.events.add("server-joined", server=name, text=f"incarnation {incarnation}")
         self._members = dict(live)
         self.work.hurry()
+        for ms_id in self._directory.choosy():  # content as it was, it may be better placed now
+            if self._wanted(ms_id):
+                self.work.add(ms_id)
         paused, self._paused = self._paused, self._directory.cluster.paused
         if paused and not self._paused:
             self.look_at_all()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import MicroserviceRecord, decode
 from amino.coordination.keys import Keys
 from amino.coordination.store import Get, Store
-from amino.errors import CoordinationUnavailable
+from amino.errors import CoordinationUnavailable, Invalid
 from amino.ids import slot_of
+from amino.oms.writes import of_later_release
 
 RECORDS_MAX = 4096
 BATCH_MAX = 100
@@ -50,10 +51,14 @@ class Records:
         """Drop what is remembered of a microservice."""
         self._known.pop(ms_id, None)
 
-    async def get(self, ms_id: str) -> MicroserviceRecord | None:
-        """Return a record, None if there is none (any more; one deleted a moment ago may still be remembered)."""
+    async def get(self, ms_id: str, generation: int = 0) -> MicroserviceRecord | None:
+        """Return a record, None if there is none (any more; one deleted a moment ago may still be remembered).
+
+        Args:
+            generation: of the spec that is in force at least, as the group's document says; what is older is read again.
+        """
         known = self._known.get(ms_id)
-        if known is not None:
+        if known is not None and known.generation >= generation:
             self._known.move_to_end(ms_id)
             return known
         future = self._asked.get(ms_id)
@@ -63,9 +68,9 @@ class Records:
                 self._tasks.spawn(self._read_asked(), "read")
         return await asyncio.shield(future)
 
-    async def get_many(self, ids: Sequence[str]) -> dict[str, MicroserviceRecord]:
-        """Return those records of ``ids`` that exist."""
-        found = await asyncio.gather(*(self.get(ms_id) for ms_id in ids))
+    async def get_many(self, ids: Mapping[str, int]) -> dict[str, MicroserviceRecord]:
+        """Return those records of ``ids`` (id -> generation) that exist."""
+        found = await asyncio.gather(*(self.get(ms_id, generation) for ms_id, generation in ids.items()))
         return {ms_id: record for ms_id, record in zip(ids, found, strict=True) if record is not None}
 
     async def id_of(self, name: str) -> str | None:
@@ -97,6 +102,8 @@ class Records:
                 continue
             try:
                 record = decode(found[0].value, MicroserviceRecord, found[0].key)
+            except Invalid as error:
+                _fail(future, of_later_release(error))
             except Exception as error:  # noqa: BLE001 - handed to who asked
                 _fail(future, error)
             else:

@@ -11,54 +11,61 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from amino.aio.clock import Clock
-from amino.contracts.documents import ApplicationRecord, ClusterDocument, CodeRecord, decode, encode
+from amino.contracts.documents import ApplicationRecord, CodeRecord, decode, encode
 from amino.contracts.services import (
+    AbsentRequest,
     ApplicationRequest,
     ByName,
+    ChangeReply,
+    ChangeRequest,
     ClearDeathsRequest,
-    CordonRequest,
     CreateRequest,
     DeleteRequest,
     Description,
-    DrainReply,
-    DrainRequest,
     Empty,
     EventList,
+    EventsRequest,
     FindReply,
     FindRequest,
     LocateRequest,
     Location,
     Membership,
     MoveRequest,
-    PauseRequest,
     PushCodeRequest,
     RegistryCaller,
+    ScaleRequest,
     SlotList,
 )
 from amino.coordination.keys import Keys
-from amino.coordination.store import Put, Store, unchanged
+from amino.coordination.store import Put, Record, Store, unchanged
 from amino.errors import (
     AlreadyExists,
     AminoError,
     CoordinationUnavailable,
     Invalid,
+    NoEligibleServer,
     NotExecuted,
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
+    StoreFailed,
 )
-from amino.ids import derived_id, slot_of, valid_name
+from amino.ids import derived_id, slot_of
 from amino.limits import INLINE_ARGUMENTS_BYTES_MAX, SPEC_BYTES_MAX
+from amino.oms.changing import Changes
+from amino.oms.decisions import DecisionOperations
 from amino.oms.directory import Directory, Found, Host, LiveServer
 from amino.oms.events import EventLog
 from amino.oms.finding import Finder
 from amino.oms.locating import Locator
+from amino.oms.lock_service import LockOperations, LockService
+from amino.oms.maintenance import Maintenance
 from amino.oms.operations import Operations, Taken
 from amino.oms.ports import Blobs
 from amino.oms.records import Records
@@ -66,14 +73,15 @@ from amino.telemetry import names
 from amino.telemetry.trace import Telemetry
 
 TIMEOUT_S = 30.0
+PUSH_NOTED_S = 60.0
+"""A bundle that is pushed again sooner than this is left as it is."""
 ANSWER_S = 0.5
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 0.25
-DRAIN_AT_ONCE = 8
-ASK_AGAIN = frozenset({"not-ready", "unreachable", "fenced", "stale-epoch", "overloaded"})
+ASK_AGAIN = frozenset({"not-ready", "unreachable", "fenced", "stale-epoch", "overloaded", "older-release"})
 
 
-class RegistryService:
+class RegistryService(LockOperations, DecisionOperations, Maintenance):
     """Implements ``contracts.services.Registry``.
 
     Args:
@@ -93,11 +101,13 @@ class RegistryService:
         directory: Directory,
         records: Records,
         operations: Operations,
+        changes: Changes,
         locator: Locator,
         finder: Finder,
         events: EventLog,
         blobs: Blobs,
         caller: RegistryCaller,
+        locks: LockService,
         telemetry: Telemetry,
     ) -> None:
         self._server = server
@@ -108,6 +118,7 @@ class RegistryService:
         self._directory = directory
         self._records = records
         self._operations = operations
+        self._changes = changes
         self._locator = locator
         self._finder = finder
         self._events = events
@@ -120,9 +131,13 @@ class RegistryService:
             "create": self._create_here,
             "delete": self._delete_here,
             "move": self._move_here,
+            "scale": self._scale_here,
+            "change": self._change_here,
             "restore": self._restore_here,
             "release": self._release_here,
             "clear_deaths": self._clear_deaths_here,
+            "report_absent": self._report_absent_here,
+            **locks.led_here,
         }
 
     def __repr__(self) -> str:
@@ -132,7 +147,10 @@ class RegistryService:
 
     async def create(self, request: CreateRequest) -> Location:
         """See ``contracts.services.Registry.create``."""
-        self._operations.check(request)
+        if request.if_exists == "get" or not self._leads(
+            slot_of(request.microservice)
+        ):  # else it is checked in a moment
+            self._operations.check(request)
         until = self._clock.monotonic() + request.timeout_s
         if request.if_exists == "get":
             with contextlib.suppress(NotFound):
@@ -153,6 +171,18 @@ class RegistryService:
         named = msgspec.structs.replace(request, microservice=ms_id)
         return await self._on_leader(ms_id, "move", named, request.timeout_s)  # type: ignore[no-any-return]
 
+    async def scale(self, request: ScaleRequest) -> Location:
+        """See ``contracts.services.Registry.scale``."""
+        ms_id = request.microservice or await self._locator.id_of(request.name)
+        named = msgspec.structs.replace(request, microservice=ms_id)
+        return await self._on_leader(ms_id, "scale", named, request.timeout_s)  # type: ignore[no-any-return]
+
+    async def change(self, request: ChangeRequest) -> ChangeReply:
+        """See ``contracts.services.Registry.change``."""
+        ms_id = request.microservice or await self._locator.id_of(request.spec.name)
+        named = msgspec.structs.replace(request, microservice=ms_id)
+        return await self._on_leader(ms_id, "change", named, request.timeout_s)  # type: ignore[no-any-return]
+
     async def restore(self, request: ByName) -> Location:
         """See ``contracts.services.Registry.restore``."""
         ms_id = request.microservice or await self._locator.id_of(request.name)
@@ -169,6 +199,12 @@ class RegistryService:
             request.microservice, "clear_deaths", request, request.timeout_s
         )
 
+    async def report_absent(self, request: AbsentRequest) -> Empty:
+        """See ``contracts.services.Registry.report_absent``."""
+        return await self._on_leader(  # type: ignore[no-any-return]
+            request.microservice, "report_absent", request, request.timeout_s
+        )
+
     async def forwarded(self, method: str, request: Any) -> Any:
         """Serve an operation that another server passed on to us as the leader of its slot.
 
@@ -178,7 +214,7 @@ class RegistryService:
         here = self._led_here.get(method)
         if here is None:
             raise Invalid(f"{method!r} is not done by slot leaders; call it directly")
-        slot = slot_of(request.microservice)
+        slot = slot_of(getattr(request, "lock", "") or request.microservice)
         if not self._leads(slot):
             raise NotExecuted(f"{self._server} does not lead slot {slot}; ask again", reason="not-ready", slot=slot)
         return await here(request)
@@ -239,7 +275,10 @@ class RegistryService:
 
     async def _create_here(self, request: CreateRequest) -> Location:
         until = self._clock.monotonic() + request.timeout_s
-        with self._telemetry.span(names.CREATE, attributes=self._about(request)):
+        with (
+            self._telemetry.span(names.CREATE, attributes=self._about(request)),
+            self._telling_refusals("create", request.microservice),
+        ):
             return await self._create_or_get(request, until)
 
     async def _create_or_get(self, request: CreateRequest, until: float) -> Location:
@@ -260,11 +299,33 @@ class RegistryService:
         return Empty()
 
     async def _move_here(self, request: MoveRequest) -> Location:
-        with self._telemetry.span(names.MIGRATE, attributes=self._about(request)):
+        with (
+            self._telemetry.span(names.MIGRATE, attributes=self._about(request)),
+            self._telling_refusals("move", request.microservice),
+        ):
             return await self._location(request.microservice, await self._operations.move(request))
 
-    def _about(self, request: CreateRequest | DeleteRequest | MoveRequest) -> dict[str, str | bool | int | float]:
+    async def _scale_here(self, request: ScaleRequest) -> Location:
+        with self._telling_refusals("scale", request.microservice):
+            return await self._location(request.microservice, await self._operations.scale(request))
+
+    async def _change_here(self, request: ChangeRequest) -> ChangeReply:
+        with self._telemetry.span(names.CHANGE, attributes=self._about(request)):
+            found, changes = await self._changes.change(request)
+        return ChangeReply(await self._location(request.microservice, found), changes)
+
+    def _about(
+        self, request: CreateRequest | DeleteRequest | MoveRequest | ChangeRequest
+    ) -> dict[str, str | bool | int | float]:
         return {names.MICROSERVICE: request.microservice} if self._telemetry.tracing else {}
+
+    @contextlib.contextmanager
+    def _telling_refusals(self, what: str, ms_id: str) -> Iterator[None]:
+        try:
+            yield
+        except NoEligibleServer as error:
+            self._events.add("refused", ms_id, text=f"{what}: {error.message}")
+            raise
 
     async def _restore_here(self, request: ByName) -> Location:
         found, source = await self._operations.restore(request.microservice, TIMEOUT_S)
@@ -279,8 +340,12 @@ class RegistryService:
         await self._operations.clear_deaths(request)
         return Empty()
 
+    async def _report_absent_here(self, request: AbsentRequest) -> Empty:
+        await self._operations.report_absent(request)
+        return Empty()
+
     async def _location(self, ms_id: str, found: Found, *, created: bool = False) -> Location:
-        record = await self._records.get(ms_id)
+        record = await self._records.get(ms_id, found.document.generation)
         if record is None:
             raise NotFound(f"microservice {ms_id} was deleted meanwhile", microservice=ms_id)
         return self._locator.location(ms_id, record, found, created=created)
@@ -302,7 +367,7 @@ class RegistryService:
     async def describe(self, request: ByName) -> Description:
         """See ``contracts.services.Registry.describe``."""
         ms_id = request.microservice or await self._locator.id_of(request.name)
-        return await self._finder.describe(ms_id, await self._locator.group(ms_id))
+        return await self._finder.describe(ms_id)
 
     async def members(self, request: Empty) -> Membership:  # noqa: ARG002 - the service's form
         """See ``contracts.services.Registry.members``."""
@@ -312,8 +377,10 @@ class RegistryService:
         """See ``contracts.services.Registry.slots``."""
         return self._finder.slots()
 
-    async def events(self, request: Empty) -> EventList:  # noqa: ARG002 - the service's form
+    async def events(self, request: EventsRequest) -> EventList:
         """See ``contracts.services.Registry.events``."""
+        if request.after or request.wait_s:
+            return EventList(await self._events.after(request.after, request.wait_s))
         return EventList(await self._events.newest())
 
     def subscribe_members(self, callback: Callable[[Membership], None]) -> Callable[[], None]:
@@ -335,92 +402,6 @@ class RegistryService:
 
     # --- the cluster ------------------------------------------------------------------------------------------------
 
-    async def cordon(self, request: CordonRequest) -> Empty:
-        """See ``contracts.services.Registry.cordon``."""
-        return await self._cordon(request)
-
-    async def _cordon(self, request: CordonRequest, *, keep_reason: bool = False) -> Empty:
-        if not valid_name(request.server):
-            raise Invalid(f"{request.server!r} is not a server's name")
-        why = request.why or "by an operator"
-
-        def change(cluster: ClusterDocument) -> ClusterDocument:
-            if keep_reason and request.server in cluster.cordoned:
-                return cluster
-            cordoned = {name: text for name, text in cluster.cordoned.items() if name != request.server}
-            if request.cordon:
-                cordoned[request.server] = why
-            return msgspec.structs.replace(cluster, cordoned=cordoned)
-
-        if request.cordon and self._directory.server(request.server) is None:
-            raise NotFound(f"there is no live server {request.server!r}; list them with `amino get servers`")
-        if await self._change_cluster(change):
-            self._events.add("cordoned" if request.cordon else "uncordoned", server=request.server, text=why)
-        return Empty()
-
-    async def pause(self, request: PauseRequest) -> Empty:
-        """See ``contracts.services.Registry.pause``."""
-        if await self._change_cluster(lambda cluster: msgspec.structs.replace(cluster, paused=request.paused)):
-            self._events.add("paused" if request.paused else "resumed")
-        return Empty()
-
-    async def _change_cluster(self, change: Callable[[ClusterDocument], ClusterDocument]) -> bool:
-        """Edit the cluster document by compare and swap; returns whether that made a difference."""
-        while True:
-            record = await self._store.get(self._keys.cluster)
-            before = decode(record.value, ClusterDocument, record.key) if record is not None else ClusterDocument()
-            after = change(before)
-            if after == before:
-                return False
-            revision = record.mod_revision if record is not None else 0
-            put = Put(self._keys.cluster, encode(after))
-            if (await self._store.txn([unchanged(self._keys.cluster, revision)], [put])).succeeded:
-                return True
-
-    async def drain(self, request: DrainRequest) -> DrainReply:
-        """See ``contracts.services.Registry.drain``."""
-        until = self._clock.monotonic() + request.timeout_s
-        await self._cordon(CordonRequest(request.server, why="being drained"), keep_reason=True)
-        moved = 0
-        left: dict[str, str] = {}
-        gate = asyncio.Semaphore(DRAIN_AT_ONCE)
-
-        async def move(ms_id: str) -> bool:
-            async with gate:
-                timeout_s = until - self._clock.monotonic()
-                if timeout_s <= 0:
-                    left[ms_id] = "no time left"
-                    return False
-                try:
-                    await self.move(MoveRequest(microservice=ms_id, why="drain", timeout_s=timeout_s))
-                except NotFound:
-                    return False
-                except AminoError as error:
-                    left[ms_id] = str(error)
-                    return False
-                left.pop(ms_id, None)
-                return True
-
-        while True:
-            server = self._directory.server(request.server)
-            if server is None:
-                break
-            there = self._here(request.server, server.incarnation)
-            done = sum(await asyncio.gather(*(move(ms_id) for ms_id in there)))
-            moved += done
-            if not done or self._clock.monotonic() >= until:
-                break
-        return DrainReply(moved, tuple(f"{ms_id}: {why}" for ms_id, why in sorted(left.items())))
-
-    def _here(self, server: str, incarnation: int) -> list[str]:
-        """Return the ids whose replica is at that incarnation (leftovers go by themselves)."""
-        return [
-            ms_id
-            for ms_id in self._directory.hosted(server, incarnation)
-            if (found := self._directory.group(ms_id)) is not None
-            and any(replica.server == server for replica in found.document.replicas)
-        ]
-
     # --- code and applications ----------------------------------------------------------------------------------------
 
     async def push_code(self, request: PushCodeRequest) -> Empty:
@@ -435,16 +416,35 @@ class RegistryService:
         if request.kind not in ("pickle", "zip"):
             raise Invalid(f"bundle kind {request.kind!r}; use 'pickle' or 'zip'")
         key = self._keys.code(request.sha256)
-        if await self._store.get(key) is not None:
+        present = await self._store.get(key)
+        if present is not None and await self._pushed_again(present, request):
             return Empty()
-        inline, url = request.content, ""
-        if len(inline) > INLINE_ARGUMENTS_BYTES_MAX:
-            url = await self._blobs.put("code", request.sha256, inline)
-            inline = b""
+        url = await self._stored(request)
+        inline = request.content if len(request.content) <= INLINE_ARGUMENTS_BYTES_MAX else b""
         kind: Any = request.kind
         record = CodeRecord(kind, inline, url, len(request.content), self._clock.wall())
         await self._store.txn([unchanged(key, 0)], [Put(key, encode(record))])
         return Empty()
+
+    async def _stored(self, request: PushCodeRequest) -> str:
+        """Have the bundle in the checkpoint store, a small one too where there is a store: etcd may be lost; returns its url."""
+        try:
+            return await self._blobs.put("code", request.sha256, request.content)
+        except StoreFailed:
+            if len(request.content) > INLINE_ARGUMENTS_BYTES_MAX:
+                raise
+            return ""
+
+    async def _pushed_again(self, present: Record, request: PushCodeRequest) -> bool:
+        """Note that a bundle is wanted, so that it is not removed as unused; returns whether it is still there."""
+        record = decode(present.value, CodeRecord, present.key)
+        now = self._clock.wall()
+        if 0.0 <= now - record.uploaded_at < PUSH_NOTED_S:  # not if it was noted by a clock that was ahead
+            return True
+        url = record.url or await self._stored(request)  # an earlier release kept small ones in etcd only
+        noted = Put(present.key, encode(msgspec.structs.replace(record, url=url, uploaded_at=now)))
+        await self._store.txn([unchanged(present.key, present.mod_revision)], [noted])
+        return await self._store.get(present.key) is not None
 
     async def define_application(self, request: ApplicationRequest) -> Empty:
         """See ``contracts.services.Registry.define_application``."""

@@ -2,7 +2,8 @@
 
 Owns the compares of every write to records, names and groups. Leaves deciding to ``group_machine`` and ``leader``.
 Invariants: every write compares the slot key (create revision) and the document's revision; placing compares the
-target's ``servers/`` key; what is done because a server is lost also compares that its incarnation is gone.
+target's ``servers/`` key, and that no cordon is new to us; what is done because a server is lost also compares that its
+incarnation is gone.
 Failure behaviour: ``Conflict`` when a compare failed (nothing was written), ``CoordinationUnavailable`` when the
 outcome is unknown: then only ``settle``, a later successful write to the same document, tells.
 """
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument, decode, encode
+from amino.contracts.formats import is_later
 from amino.coordination.keys import Keys
 from amino.coordination.store import (
     Compare,
@@ -28,10 +30,15 @@ from amino.coordination.store import (
     not_created_at,
     unchanged,
 )
-from amino.errors import Conflict, NotExecuted
+from amino.errors import AminoError, Conflict, Invalid, NotExecuted
 from amino.ids import ROOT, slot_of
 from amino.oms.directory import Directory, Found
 from amino.oms.ports import SlotGuards, Writer
+
+
+def of_later_release(error: Invalid) -> AminoError:
+    """Return what a caller is told of a document that cannot be read here: another server is asked if that may help."""
+    return NotExecuted(str(error), reason="older-release") if is_later(error) else error
 
 
 class Writes:
@@ -60,18 +67,42 @@ class Writes:
                 f"this server does not lead slot {slot}; ask again", reason="not-ready", slot=slot
             ) from error
 
+    def _placing(self, replica: ReplicaDocument) -> list[Compare]:
+        """Return the proof that a replica may go to its server: it lives, and no cordon was set that we do not know."""
+        return [
+            created_at(self._keys.server(replica.server), replica.incarnation),
+            unchanged(self._keys.cluster, self._directory.cluster_revision()),
+        ]
+
+    async def hear_of_cordons(self) -> bool:
+        """After a placement was refused: learn of cordons that we had not heard of; returns whether there were any."""
+        record = await self._store.get(self._keys.cluster)
+        if record is None or record.mod_revision <= self._directory.cluster_revision():
+            return False
+        await self._directory.hear_of_cluster(record.mod_revision)
+        return True
+
     def leader_revision(self, ms_id: str) -> int:
         """Return the create revision of our slot key, for fences."""
         return int(self.guard(ms_id).expected)
 
     async def begin(self, ms_id: str, record: MicroserviceRecord, document: GroupDocument) -> int | None:
         """Write record, name and first document, if id and name are free; returns the revision, None if they are not."""
+        result = await self._writer.write(*self.beginning(ms_id, record, document))
+        if not result.succeeded:
+            return None
+        self._directory.learn(ms_id, ROOT, document, result.revision)
+        return result.revision
+
+    def beginning(
+        self, ms_id: str, record: MicroserviceRecord, document: GroupDocument
+    ) -> tuple[list[Compare], list[Put]]:
+        """Return the compares and the writes that begin a microservice."""
         slot = slot_of(ms_id)
-        replica = document.replicas[0]
         group_key = self._keys.group(slot, ms_id, ROOT)
         compares = [
             self.guard(ms_id),
-            created_at(self._keys.server(replica.server), replica.incarnation),
+            *(compare for one in document.replicas for compare in self._placing(one)),
             absent(self._keys.microservice(slot, ms_id)),
             absent(group_key),
         ]
@@ -79,11 +110,43 @@ class Writes:
         if record.spec.name:
             compares.append(absent(self._keys.name(record.spec.name)))
             puts.append(Put(self._keys.name(record.spec.name), ms_id.encode()))
-        result = await self._writer.write(compares, puts)
+        return compares, puts
+
+    async def begin_child(self, ms_id: str, root: Found, path: str, document: GroupDocument) -> Found:
+        """Write the first document of a group below the root, while the root is ``root``.
+
+        Raises:
+            Conflict: the root changed, the group exists, or the server is gone.
+        """
+        slot = slot_of(ms_id)
+        replica = document.replicas[0]
+        key = self._keys.group(slot, ms_id, path)
+        compares = [
+            self.guard(ms_id),
+            unchanged(self._keys.group(slot, ms_id, ROOT), root.revision),
+            *self._placing(replica),
+            absent(key),
+        ]
+        result = await self._writer.write(compares, [Put(key, encode(document))])
         if not result.succeeded:
-            return None
-        self._directory.learn(ms_id, ROOT, document, result.revision)
-        return result.revision
+            await self.read(ms_id, path)
+            raise Conflict(f"group {path} of {ms_id} cannot be made on what was decided on any more; decide again")
+        self._directory.learn(ms_id, path, document, result.revision)
+        return Found(document, result.revision)
+
+    async def remove_child(self, ms_id: str, root: Found, path: str, found: Found) -> None:
+        """Delete a group below the root, with its manifest. Raises ``Conflict`` if either changed."""
+        slot = slot_of(ms_id)
+        key = self._keys.group(slot, ms_id, path)
+        compares = [
+            self.guard(ms_id),
+            unchanged(self._keys.group(slot, ms_id, ROOT), root.revision),
+            unchanged(key, found.revision),
+        ]
+        result = await self._writer.write(compares, [Delete(key), Delete(self._keys.manifest(ms_id, path))])
+        if not result.succeeded:
+            raise Conflict(f"group {path} of {ms_id} changed while it was being removed; decide again")
+        self._directory.learn(ms_id, path, None, result.revision)
 
     async def replace(
         self,
@@ -94,14 +157,16 @@ class Writes:
         *,
         placing: ReplicaDocument | None = None,
         lost: ReplicaDocument | None = None,
+        gone: Sequence[ReplicaDocument] = (),
         orphan: bool = False,
+        record: MicroserviceRecord | None = None,
     ) -> Found:
         """Write ``document`` over ``found``.
 
         Args:
             placing: the replica that is being given to a server.
-            lost: the replica whose server's incarnation must be gone.
-            orphan: whether the microservice's record must not exist.
+            lost: the replica whose server's incarnation must be gone. gone: others of which the same must hold.
+            orphan: whether the microservice's record must not exist. record: to be written with it.
 
         Raises:
             Conflict: the document changed, the target is gone, the lost server is not lost after all, or the slot is no
@@ -110,12 +175,18 @@ class Writes:
         key = self._keys.group(slot_of(ms_id), ms_id, path)
         compares = [self.guard(ms_id), unchanged(key, found.revision)]
         if placing is not None:
-            compares.append(created_at(self._keys.server(placing.server), placing.incarnation))
-        if lost is not None and (placing is None or placing.server != lost.server):
-            compares.append(not_created_at(self._keys.server(lost.server), lost.incarnation))
+            compares += self._placing(placing)
+        compares += [
+            not_created_at(self._keys.server(one.server), one.incarnation)
+            for one in (*((lost,) if lost is not None else ()), *gone)
+            if placing is None or placing.server != one.server
+        ]
         if orphan:
             compares.append(absent(self._keys.microservice(slot_of(ms_id), ms_id)))
-        result = await self._writer.write(compares, [Put(key, encode(document))])
+        puts = [Put(key, encode(document))]
+        if record is not None:
+            puts.append(Put(self._keys.microservice(slot_of(ms_id), ms_id), encode(record)))
+        result = await self._writer.write(compares, puts)
         if not result.succeeded:
             raise Conflict(f"group {path} of {ms_id} is not what was decided on any more; decide again")
         self._directory.learn(ms_id, path, document, result.revision)
@@ -127,7 +198,10 @@ class Writes:
         record = await self._store.get(key)
         if record is None:
             return None
-        found = Found(decode(record.value, GroupDocument, key), record.mod_revision)
+        try:
+            found = Found(decode(record.value, GroupDocument, key), record.mod_revision)
+        except Invalid as error:
+            raise of_later_release(error) from error
         self._directory.learn(ms_id, path, *found)
         return found
 
@@ -181,7 +255,8 @@ class Writes:
         result = await self._writer.write(compares, deletes)
         if not result.succeeded:
             raise Conflict(f"{ms_id} changed while it was being deleted; decide again")
-        self._directory.learn(ms_id, ROOT, None, result.revision)
+        for path in (*self._directory.paths(ms_id), ROOT):
+            self._directory.learn(ms_id, path, None, result.revision)
 
     async def who_holds(self, ms_id: str, name: str) -> tuple[Record | None, str | None]:
         """Return the record kept under ``ms_id`` and the id that has ``name``, None where there is none."""

@@ -33,7 +33,8 @@ class BlockingPool:
         self.address = address
         self._limits = limits
         self._clock = clock
-        self._freed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)  # entered as a lock: a condition costs two Python calls more
         self._idle: list[BlockingLink] = []
         self._all: set[BlockingLink] = set()
         self._generation = 0
@@ -52,19 +53,21 @@ class BlockingPool:
         """Threads that wait for a free link."""
         return self._waiting
 
-    def take(self, deadline: float) -> BlockingLink:
+    def take(self, deadline: float, now: float) -> BlockingLink:
         """Return a link for this thread alone: the one used last, or a new one, which is not connected yet.
+
+        Args:
+            deadline: how long to wait for one, on the clock. now: what the clock says.
 
         Raises:
             NotExecuted: none became free before ``deadline``, or the address was dropped meanwhile.
         """
-        freed = self._freed
-        with freed:
+        with self._lock:
             generation = self._generation
             while True:
                 while self._idle:
                     link = self._idle.pop()
-                    if not link.is_stale(self._clock.monotonic()):
+                    if not link.is_stale(now):
                         return link
                     self._all.discard(link)
                     link.close()
@@ -72,10 +75,11 @@ class BlockingPool:
                     link = BlockingLink(self.address, self._limits, self._clock)
                     self._all.add(link)
                     return link
-                remaining = deadline - self._clock.monotonic()
+                remaining = deadline - now
                 self._waiting += 1
-                freed_in_time = remaining > 0 and freed.wait(remaining)
+                freed_in_time = remaining > 0 and self._freed.wait(remaining)
                 self._waiting -= 1
+                now = self._clock.monotonic()
                 if not freed_in_time:
                     raise NotExecuted(
                         f"all {self._limits.blocking_links_max} blocking links to {self.address} stayed busy; "
@@ -87,7 +91,7 @@ class BlockingPool:
 
     def give_back(self, link: BlockingLink) -> None:
         """Return a link; one that is not reusable is closed and forgotten."""
-        with self._freed:
+        with self._lock:
             if link.reusable and not link.drop_reason and link in self._all:
                 link.idle_since = self._clock.monotonic()
                 link.used = True
@@ -95,11 +99,12 @@ class BlockingPool:
             else:
                 self._all.discard(link)
                 link.close()
-            self._freed.notify()
+            if self._waiting:
+                self._freed.notify()
 
     def drop(self, reason: str) -> None:
         """End all requests in flight and close all links."""
-        with self._freed:
+        with self._lock:
             self._generation += 1
             links, self._all = self._all, set()
             idle, self._idle = self._idle, []
@@ -128,6 +133,7 @@ class BlockingLinks:
         self._insecure = insecure
         self._lock = threading.Lock()
         self._pools: dict[str, BlockingPool] = {}
+        self._now = clock.monotonic
 
     @property
     def links(self) -> int:
@@ -148,10 +154,11 @@ class BlockingLinks:
         timeout_s: float,
     ) -> Reply:
         """Send a request and block until its answer; raises as ``Transport.request``."""
-        deadline = self._clock.monotonic() + timeout_s
+        now = self._now()
+        deadline = now + timeout_s
         pool = self._pools.get(address) or self._pool(address)
         while True:
-            link = pool.take(deadline)
+            link = pool.take(deadline, now)
             fresh = not link.used
             try:
                 if fresh:
@@ -160,14 +167,16 @@ class BlockingLinks:
             except StaleLinkError as problem:
                 if fresh:
                     raise unreachable(address, problem) from problem
+                now = self._now()
             finally:
                 pool.give_back(link)
 
     def peer(self, node_info: NodeInfo, address: str, timeout_s: float) -> Peer:
         """Say who is at ``address``; raises as ``Transport.peer``."""
-        deadline = self._clock.monotonic() + timeout_s
+        now = self._now()
+        deadline = now + timeout_s
         pool = self._pools.get(address) or self._pool(address)
-        link = pool.take(deadline)
+        link = pool.take(deadline, now)
         try:
             if not link.used:
                 link.connect(self._cluster, node_info, deadline, self._tls, insecure=self._insecure)

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 from amino.errors import AminoError, Invalid, NotExecuted
 from amino.rpc.address import is_loopback, parse_address
-from amino.rpc.client_link import hung_up, unknown, unreachable
+from amino.rpc.client_link import PROBE_S, hung_up, unknown, unreachable
 from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode_hello, judge
 from amino.rpc.link import keep_alive
 from amino.rpc.port import Reply
-from amino.rpc.tls import explain, identity_of
+from amino.rpc.tls import client_hello, explain, identity_of, is_tls, wants_tls
 from amino.wire.frames import MAGIC, FrameKind, FrameParser, OwnedBytes, decode_error, encode_frame
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from amino.wire.frames import Frame
 
 _REPLY = int(FrameKind.REPLY)
+_ANSWERS = (_REPLY, int(FrameKind.WELCOME), int(FrameKind.REFUSED))
 _CHUNK_BYTES = 64 * 1024
+_START_BYTES = 4096
+"""A frame larger than a chunk is received in place if its first bytes are at least so many, as they are."""
 _QUANTUM_S = 1.0
 """The kernel's receive time-out: longer waits wake up this often to look at their deadline."""
 _PEEK_AFTER_S = 0.001
@@ -56,12 +59,12 @@ class BlockingLink:
 
     __slots__ = (
         "_address",
-        "_buffer",
         "_clock",
         "_correlation",
         "_frame_bytes_max",
         "_limits",
         "_lock",
+        "_now",
         "_parser",
         "_peer",
         "_plain",
@@ -78,10 +81,10 @@ class BlockingLink:
         self._address = address
         self._limits = limits
         self._clock = clock
+        self._now = clock.monotonic
         self._socket: socket.socket | None = None
         self._secure: ssl.SSLSocket | None = None
         self._parser = FrameParser(limits.frame_bytes_max)
-        self._buffer = memoryview(bytearray(_CHUNK_BYTES))
         self._lock = threading.Lock()
         self._correlation = 0
         self._timeout_set = -1.0
@@ -132,6 +135,8 @@ class BlockingLink:
             self.close()
             if self.drop_reason or not connected:
                 raise unreachable(self._address, self.drop_reason or problem) from problem
+            if tls is None and self._speaks_tls(deadline):
+                raise wants_tls(self._address) from problem
             raise hung_up(self._address, problem, tls) from problem
         except BaseException:
             self.close()
@@ -141,6 +146,21 @@ class BlockingLink:
         except AminoError:
             self.close()
             raise
+
+    def _speaks_tls(self, deadline: float) -> bool:
+        """Return whether the server that hung up on us answers to TLS."""
+        endpoint = parse_address(self._address)
+        timeout_s = max(0.001, min(deadline - self._clock.monotonic(), PROBE_S))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if endpoint.path:
+                probe = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                probe.settimeout(timeout_s)
+                probe.connect(endpoint.path)
+            else:
+                probe = stack.enter_context(socket.create_connection((endpoint.host, endpoint.port), timeout_s))
+            probe.sendall(client_hello())
+            return is_tls(probe.recv(2))
+        return False
 
     def _open(self, deadline: float, context: ssl.SSLContext | None) -> None:
         endpoint = parse_address(self._address)
@@ -206,7 +226,7 @@ class BlockingLink:
 
         Raises:
             StaleLinkError: nothing was sent, because the peer had gone.
-            NotExecuted: the request did not leave whole.
+            NotExecuted: the request did not leave whole, or a server that stops says that it never began it.
             OutcomeUnknown: it left, and no answer came.
             NotEncodable: too large; nothing was sent and the link stays usable.
         """
@@ -224,7 +244,12 @@ class BlockingLink:
                 raise StaleLinkError(str(problem)) from problem
             raise
         try:
-            return self._await_reply(correlation, deadline)
+            while True:
+                kind, flags, answered, head, segments = self._receive(deadline)
+                if kind == _REPLY:
+                    if answered == correlation:
+                        return Reply(flags, head, segments)
+                    raise ConnectionAbortedError(f"the peer answered request {answered} instead of {correlation}")
         except BaseException as problem:
             self.close()
             if isinstance(problem, TimeoutError):
@@ -232,16 +257,6 @@ class BlockingLink:
             if isinstance(problem, OSError):
                 raise unknown(self._address, self.drop_reason or str(problem)) from problem
             raise
-
-    def _await_reply(self, correlation: int, deadline: float) -> Reply:
-        while True:
-            kind, flags, answered, head, segments = self._receive(deadline)
-            if kind == _REPLY:
-                if answered != correlation:
-                    raise ConnectionAbortedError(f"the peer answered request {answered} instead of {correlation}")
-                return Reply(flags, head, segments)
-            if kind == FrameKind.GOAWAY:
-                self.reusable = False
 
     def _send_all(self, parts: list[Buffer], deadline: float) -> None:
         """Send the buffers, or raise.
@@ -256,11 +271,14 @@ class BlockingLink:
                 opened.settimeout(self._remaining(deadline))
                 opened.sendall(part)
             return
-        self._set_timeout(opened, deadline)
+        if self._timeout_set != _QUANTUM_S or deadline - self._now() < _QUANTUM_S:
+            self._set_timeout(opened, deadline)
         try:
             sent = opened.send(parts[0]) if len(parts) == 1 else opened.sendmsg(parts)
         except BlockingIOError:
             sent = 0
+        if sent == len(parts[0]) and len(parts) == 1:
+            return
         while True:
             while parts and sent >= len(parts[0]):
                 sent -= len(parts[0])
@@ -276,64 +294,77 @@ class BlockingLink:
                 sent = 0
 
     def _receive(self, deadline: float) -> Frame:
-        """Return the next frame; the peer sends one at a time here, so nothing follows it."""
+        """Return the next frame that is an answer; the peer sends one at a time here, so nothing follows it."""
         parser = self._parser
-        buffer = self._buffer
         while True:
-            size = self._read(buffer, deadline)
-            wanted = parser.wanted(buffer[:size])
-            if wanted > len(buffer):
-                frames = parser.feed(self._read_rest(buffer[:size], wanted, deadline))
-            else:
-                frames = parser.feed(bytes(buffer[:size]))
+            data = self._read(deadline)
+            wanted = parser.wanted(data) if len(data) >= _START_BYTES else 0
+            frames = parser.feed(data if wanted <= _CHUNK_BYTES else self._read_rest(data, wanted, deadline))
             if parser.failure is not None:
                 raise ConnectionAbortedError(
                     f"the peer sent something else than the peer link protocol ({parser.failure.message})"
                 )
             for frame in frames:
-                if frame[0] in (_REPLY, FrameKind.WELCOME, FrameKind.REFUSED):
+                if frame[0] in _ANSWERS:
                     if frame is not frames[-1]:
                         self.reusable = False
                     return frame
                 if frame[0] == FrameKind.GOAWAY:
                     self.reusable = False
 
-    def _read_rest(self, start: memoryview, wanted: int, deadline: float) -> OwnedBytes:
+    def _read(self, deadline: float) -> bytes:
+        """Return what has come, at most ``_CHUNK_BYTES``."""
+        opened = self._ready(deadline)
+        while True:
+            try:
+                data = opened.recv(_CHUNK_BYTES)
+            except BlockingIOError:
+                opened = self._ready(deadline)
+                continue
+            if not data:
+                raise self._ended()
+            return data
+
+    def _read_rest(self, start: bytes, wanted: int, deadline: float) -> OwnedBytes:
         """Read a large frame into one buffer of its size: its segments are then views, copied nowhere."""
         whole = OwnedBytes(wanted)
         filled = len(start)
         whole[:filled] = start
         with memoryview(whole) as view:
             while filled < wanted:
-                filled += self._read(view[filled:], deadline)
+                opened = self._ready(deadline)
+                try:
+                    size = opened.recv_into(view[filled:])
+                except BlockingIOError:
+                    continue
+                if not size:
+                    raise self._ended()
+                filled += size
         return whole
 
-    def _read(self, into: memoryview, deadline: float) -> int:
+    def _ready(self, deadline: float) -> socket.socket:
+        """Return the socket, set to wait no longer than until ``deadline``."""
         opened = self._socket
         if opened is None:
             raise ConnectionAbortedError(self.drop_reason or "the link is closed")
-        while True:
-            if self._plain:
-                self._set_timeout(opened, deadline)
-            else:
-                opened.settimeout(self._remaining(deadline))
-            try:
-                size = opened.recv_into(into)
-            except BlockingIOError:
-                continue
-            if not size:
-                raise ConnectionResetError(self.drop_reason or "the peer closed the connection")
-            return size
+        if not self._plain:
+            opened.settimeout(self._remaining(deadline))
+        elif self._timeout_set != _QUANTUM_S or deadline - self._now() < _QUANTUM_S:
+            self._set_timeout(opened, deadline)
+        return opened
+
+    def _ended(self) -> ConnectionResetError:
+        return ConnectionResetError(self.drop_reason or "the peer closed the connection")
 
     def _remaining(self, deadline: float) -> float:
-        remaining = deadline - self._clock.monotonic()
+        remaining = deadline - self._now()
         if remaining <= 0:
             raise TimeoutError
         return remaining
 
     def _set_timeout(self, opened: socket.socket, deadline: float) -> None:
         """Have the kernel bound the next wait; one system call only when the bound changes."""
-        remaining = deadline - self._clock.monotonic()
+        remaining = deadline - self._now()
         if remaining <= 0:
             raise TimeoutError
         bound = min(remaining, _QUANTUM_S)

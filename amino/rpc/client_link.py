@@ -11,6 +11,8 @@ raises ``NotExecuted``, or the peer's own reason for refusing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import ssl
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from amino.rpc.address import is_loopback, parse_address
 from amino.rpc.handshake import NodeInfo, decode_hello, encode_hello, judge
 from amino.rpc.link import LinkCounters, LinkProtocol, stable
 from amino.rpc.port import Reply
-from amino.rpc.tls import explain, identity_of
+from amino.rpc.tls import client_hello, explain, identity_of, is_tls, wants_tls
 from amino.wire.frames import MAGIC, FrameKind, FrameParser, decode_error, encode_frame
 
 if TYPE_CHECKING:
@@ -31,8 +33,14 @@ if TYPE_CHECKING:
     from amino.rpc.tls import ClientTls
     from amino.wire.frames import Frame
 
+_log = logging.getLogger("amino.rpc")
 _REPLY = int(FrameKind.REPLY)
+_PUSH = int(FrameKind.PUSH)
 _FOREVER = float("inf")
+
+
+PROBE_S = 1.0
+"""Seconds for finding out why a server hung up."""
 
 
 def unreachable(address: str, why: object) -> NotExecuted:
@@ -51,6 +59,23 @@ def hung_up(address: str, why: object, tls: ClientTls | None) -> AminoError:
     return unreachable(address, f"{why} during the handshake, perhaps because it wants TLS")
 
 
+async def _speaks_tls(address: str) -> bool:
+    """Return whether the server that hung up on us answers to TLS."""
+    endpoint = parse_address(address)
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(PROBE_S):
+            if endpoint.path:
+                reader, writer = await asyncio.open_unix_connection(endpoint.path)
+            else:
+                reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+            try:
+                writer.write(client_hello())
+                return is_tls(await reader.read(2))
+            finally:
+                writer.close()
+    return False
+
+
 def unknown(address: str, why: str) -> OutcomeUnknown:
     """Return the error for a request that was sent and not answered."""
     return OutcomeUnknown(f"the request to {address} may or may not have run: {why}", address=address)
@@ -60,6 +85,27 @@ def _retrieve(future: asyncio.Future[Peer]) -> None:
     """Look at the outcome, which nobody else may do when connecting is given up."""
     if not future.cancelled():
         future.exception()
+
+
+class _Posted:
+    """Stands for the future of a request that nobody awaits: the answer is handed on where it was read."""
+
+    __slots__ = ("_on_reply",)
+
+    def __init__(self, on_reply: Callable[[Reply], None]) -> None:
+        self._on_reply = on_reply
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply) -> None:
+        try:
+            self._on_reply(reply)
+        except Exception:  # noqa: BLE001 - a bug of the one who posted must not end other requests of this link
+            _log.exception("the answer to a posted request was not taken")
+
+    def set_exception(self, error: AminoError) -> None:
+        """No answer comes: nobody is told."""
 
 
 class ClientLink(LinkProtocol):
@@ -89,7 +135,7 @@ class ClientLink(LinkProtocol):
         self._welcomed.add_done_callback(_retrieve)
         self._peer: Peer | None = None
         self._correlation = 0
-        self._pending: dict[int, tuple[asyncio.Future[Reply], float]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[Reply] | _Posted, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _FOREVER
         self._writable: asyncio.Event = asyncio.Event()
@@ -132,7 +178,12 @@ class ClientLink(LinkProtocol):
                     await loop.create_connection(
                         lambda: link, endpoint.host, endpoint.port, ssl=context, server_hostname="" if context else None
                     )
-                await link._welcomed
+                try:
+                    await link._welcomed
+                except NotExecuted as error:
+                    if tls is None and link.left_by_peer and await _speaks_tls(address):
+                        raise wants_tls(address) from error
+                    raise
         except TimeoutError as problem:
             link.abort("no handshake in time")
             raise unreachable(address, f"no answer within {limits.connect_s:g} s") from problem
@@ -150,6 +201,10 @@ class ClientLink(LinkProtocol):
     def usable(self) -> bool:
         """Whether it takes new requests."""
         return not (self._closed or self._leaving or self._discarding)
+
+    def is_ready(self) -> bool:
+        """Whether it takes new requests at once."""
+        return not (self._closed or self._leaving or self._discarding or self._congested)
 
     @property
     def peer(self) -> Peer:
@@ -182,6 +237,23 @@ class ClientLink(LinkProtocol):
             NotEncodable: too large for this link; nothing was sent.
             Overloaded: too many requests in flight; nothing was sent.
         """
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        return self._request(kind, head, segments, deadline, future), future
+
+    def post(
+        self, kind: int, head: bytes, segments: Sequence[Buffer], deadline: float, on_reply: Callable[[Reply], None]
+    ) -> None:
+        """As ``send_request``; ``on_reply`` is called as soon as an answer is read, never if there is none."""
+        self._request(kind, head, segments, deadline, _Posted(on_reply))
+
+    def _request(
+        self,
+        kind: int,
+        head: bytes,
+        segments: Sequence[Buffer],
+        deadline: float,
+        waiting: asyncio.Future[Reply] | _Posted,
+    ) -> int:
         pending = self._pending
         if len(pending) >= self._limits.in_flight_max:
             raise Overloaded(
@@ -190,16 +262,15 @@ class ClientLink(LinkProtocol):
                 reason="overloaded",
             )
         correlation = self._correlation + 1
-        parts = encode_frame(kind, 0, correlation, head, segments, self._frame_bytes_max)
+        parts = encode_frame(kind, 0, correlation, head, segments, self.frame_bytes_max)
         if segments:
             parts = stable(parts)
         self._correlation = correlation
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        pending[correlation] = (future, deadline)
+        pending[correlation] = (waiting, deadline)
         if deadline < self._timer_at:
             self._arm(deadline)
         self._send(parts)
-        return correlation, future
+        return correlation
 
     def abandon(self, correlation: int) -> None:
         """Stop waiting for an answer; it is dropped if it comes."""
@@ -242,11 +313,11 @@ class ClientLink(LinkProtocol):
         for kind, flags, correlation, head, segments in frames:
             if kind == _REPLY:
                 entry = pending.pop(correlation, None)
-                if entry is None or entry[0].done():
-                    self._counters.late_replies += 1
-                else:
+                if entry is not None and not entry[0].done():
                     entry[0].set_result(Reply(flags, head, segments))
-            elif kind == FrameKind.PUSH:
+                else:
+                    self._counters.late_replies += 1
+            elif kind == _PUSH:
                 if self.on_push is not None:
                     self.on_push(flags, head)
             else:
@@ -289,7 +360,7 @@ class ClientLink(LinkProtocol):
         except AminoError as error:
             self._refused(error)
             return
-        self._frame_bytes_max = min(self._limits.frame_bytes_max, welcome.frame_bytes_max)
+        self.frame_bytes_max = min(self._limits.frame_bytes_max, welcome.frame_bytes_max)
         if not self._welcomed.done():
             self._welcomed.set_result(self._peer)
 

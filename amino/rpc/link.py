@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from amino.wire.frames import FrameKind, FrameParser, OwnedBytes, encode_frame
 
 if TYPE_CHECKING:
+    from amino.rpc.direct import DirectSocket
     from amino.rpc.limits import LinkLimits
     from amino.wire.frames import Buffer, Frame
 
@@ -25,6 +26,9 @@ _PING = encode_frame(FrameKind.PING, 0, 0, b"")
 _PONG = encode_frame(FrameKind.PONG, 0, 0, b"")
 _GATHER_BYTES_MAX = 64 * 1024
 """Frames sent in one go are gathered up to this size, then written: more would only delay and hide congestion."""
+
+_GATHER_FRAMES_MAX = 16
+"""So many small frames are gathered at most: with more the two ends would work in turns and not at the same time."""
 
 _NEVER_CHANGE = (bytes, OwnedBytes)
 
@@ -64,7 +68,12 @@ def stable(parts: list[Buffer]) -> list[Buffer]:
 
 
 class LinkProtocol(asyncio.Protocol):
-    """One end of a link on an event loop. All methods run on that loop unless they say otherwise."""
+    """One end of a link on an event loop. All methods run on that loop unless they say otherwise.
+
+    Attributes:
+        frame_bytes_max: largest frame the peer accepts, and we.
+        close_reason: why it is closed, empty while it is open. left_by_peer: whether that was not our doing.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limits: LinkLimits, counters: LinkCounters, parser: FrameParser
@@ -74,6 +83,7 @@ class LinkProtocol(asyncio.Protocol):
         self._counters = counters
         self._parser = parser
         self._transport: asyncio.Transport | None = None
+        self._direct: DirectSocket | None = None
         self._outgoing: list[Buffer] = []
         self._gathered = 0
         self._buffered = 0
@@ -84,8 +94,9 @@ class LinkProtocol(asyncio.Protocol):
         self._misses = 0
         self._unsent_before = 0
         self._closed = False
-        self._frame_bytes_max = limits.frame_bytes_max
+        self.frame_bytes_max = limits.frame_bytes_max
         self.close_reason = ""
+        self.left_by_peer = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -117,18 +128,22 @@ class LinkProtocol(asyncio.Protocol):
         self._counters.buffered -= self._buffered
         self._buffered = 0
         if not self.close_reason:
+            self.left_by_peer = True
             self.close_reason = f"the connection broke: {exc}" if exc else "the peer closed the connection"
         self._on_lost()
 
     def data_received(self, data: bytes) -> None:
-        """Parse and act on the frames; what they cause to be sent leaves in one write."""
+        """Parse and act on the frames; what several of them cause to be sent leaves in one write."""
         self._heard = True
         counters = self._counters
         counters.bytes_in += len(data)
         if self._discarding:
             return
         frames = self._parser.feed(data)
-        if frames:
+        if len(frames) == 1:
+            counters.frames_in += 1
+            self._on_frames(frames)
+        elif frames:
             counters.frames_in += len(frames)
             self._corked = True
             stay_corked = False
@@ -137,6 +152,12 @@ class LinkProtocol(asyncio.Protocol):
             finally:
                 if not stay_corked:
                     self._uncork()
+        if self._parser.unsettled or self._buffered:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Note what is left of a batch: the beginning of a frame, or bytes that are none."""
+        counters = self._counters
         buffered = self._parser.buffered
         if buffered != self._buffered:
             counters.buffered += buffered - self._buffered
@@ -179,8 +200,8 @@ class LinkProtocol(asyncio.Protocol):
         if self._corked:
             self._outgoing += parts
             self._gathered += sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
-            if self._gathered > _GATHER_BYTES_MAX:
-                self._flush()
+            if len(self._outgoing) >= _GATHER_FRAMES_MAX or self._gathered > _GATHER_BYTES_MAX:
+                self._flush_at_once(transport)
             return
         self._write(transport, parts)
 
@@ -193,6 +214,12 @@ class LinkProtocol(asyncio.Protocol):
         if self._outgoing:
             self._flush()
 
+    def _flush_at_once(self, transport: asyncio.Transport) -> None:
+        """Write what is gathered now, not when the loop comes to it (as uvloop does): the peer works while we go on."""
+        transport.set_write_buffer_limits(high=0)
+        self._flush()
+        transport.set_write_buffer_limits(high=self._limits.send_pause_bytes)
+
     def _flush(self) -> None:
         outgoing = self._outgoing
         self._outgoing = []
@@ -202,17 +229,17 @@ class LinkProtocol(asyncio.Protocol):
 
     def _write(self, transport: asyncio.Transport, parts: list[Buffer]) -> None:
         if len(parts) == 1:
-            data = parts[0]
-            self._counters.bytes_out += len(data)
-            transport.write(data)
+            self._counters.bytes_out += len(parts[0])
         else:
             total = sum(map(len, parts))
             self._counters.bytes_out += total
             if total <= _GATHER_BYTES_MAX:
-                transport.write(b"".join(parts))
-            else:
-                for part in parts:  # not writelines: in Python 3.12 and 3.13 it does not notice a full send buffer
-                    transport.write(part)
+                parts = [b"".join(parts)]
+        if self._direct is not None:
+            self._direct.write(parts)
+        else:
+            for part in parts:  # not writelines: in Python 3.12 and 3.13 it does not notice a full send buffer
+                transport.write(part)
         if self._congested and transport.get_write_buffer_size() > self._limits.send_buffer_bytes_max:
             self.abort(f"the peer does not read: more than {self._limits.send_buffer_bytes_max} bytes are unsent")
 

@@ -134,6 +134,19 @@ class MemoryTransport:
         caller = await self._obtain(address, timeout_s)
         return await caller.request(kind, head, segments, deadline, self._network.limits)
 
+    def post(
+        self,
+        address: str,  # noqa: ARG002 - the port's form
+        kind: int,  # noqa: ARG002
+        head: bytes,  # noqa: ARG002
+        segments: Sequence[Buffer],  # noqa: ARG002
+        on_reply: Callable[[Reply], None],  # noqa: ARG002
+        *,
+        timeout_s: float,  # noqa: ARG002
+    ) -> bool:
+        """Return False: on the simulated network every request takes the ordinary way."""
+        return False
+
     async def peer(self, address: str, *, timeout_s: float) -> Peer:
         """Say who is at ``address``."""
         return (await self._obtain(address, timeout_s)).peer

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from amino.rpc.tls import TlsConfig
 
 
+FAREWELL_S = 0.1
+"""Seconds for which a stopping server still answers what was sent before its callers heard of it."""
+
+
 class PeerListener:
     """Accepts peer links (see ``port.Listener``); made by ``start``."""
 
@@ -111,11 +115,14 @@ class PeerListener:
 
     def statistics(self) -> dict[str, Any]:
         """Links open, requests in flight, bytes held, and counts since the start."""
+        counts = asdict(self.counters)
+        counts["frames_out"] += sum(link.direct_frames for link in self._links)
+        counts["bytes_out"] += sum(link.direct_bytes for link in self._links)
         return {
             "links": len(self._links),
             "in_flight": sum(link.in_flight for link in self._links),
             "unsent_bytes": sum(link.unsent_bytes for link in self._links),
-            **asdict(self.counters),
+            **counts,
         }
 
     def admit(self, link: PeerLink) -> bool:
@@ -126,9 +133,17 @@ class PeerListener:
 
     def forget(self, link: PeerLink) -> None:
         """Note that a link is gone."""
-        self._links.discard(link)
+        if link in self._links:
+            self._links.discard(link)
+            self.counters.frames_out += link.direct_frames
+            self.counters.bytes_out += link.direct_bytes
         if not self._links:
             self._emptied.set()
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether something waits to be done by the loop (from any thread)."""
+        return bool(self._handed_over)
 
     def hand_over(
         self, act: Callable[[list[Buffer]], None], parts: list[Buffer], waiting_max: int | None = None
@@ -173,17 +188,22 @@ class PeerListener:
     async def aclose(self, grace_s: float = 0.0) -> None:
         """Stop accepting; close all links once idle, or after ``grace_s`` seconds. Idempotent.
 
-        Callers are told to send no more requests; running ones are still answered within the grace.
+        Callers are told to send no more requests; running ones are still answered within the grace, and so is what was
+        on its way when they heard it (``FAREWELL_S``).
         """
         server, self._server = self._server, None
         if server is not None:
             server.close()
+        stopping = Invalid(f"server {self.node_info.name!r} is stopping; call another")
         if self._links and grace_s > 0:
             for link in list(self._links):
-                link.go_away(Invalid(f"server {self.node_info.name!r} is stopping; call another"))
-            deadline = self.loop.time() + grace_s
-            while any(link.in_flight for link in self._links) and self.loop.time() < deadline:  # noqa: ASYNC110 - an event would cost every reply
-                await asyncio.sleep(0.005)
+                link.go_away(stopping)
+            now = self.loop.time()
+            deadline, farewell = now + grace_s, now + min(grace_s, FAREWELL_S)
+            while self._links and self.loop.time() < deadline:
+                if self.loop.time() >= farewell and not any(link.in_flight for link in self._links):
+                    break
+                await asyncio.sleep(0.005)  # an event would cost every reply
         for link in list(self._links):
             link.close()
         if self._links:

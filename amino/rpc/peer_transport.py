@@ -197,6 +197,7 @@ class PeerTransport:
         self.limits = limits
         self.insecure = insecure
         self.clock: Clock = clock if clock is not None else RealClock()
+        self._now = self.clock.monotonic
         self.tls: ClientTls | None = ClientTls(tls) if tls is not None else None
         self.counters = LinkCounters()
         self._lock = threading.Lock()
@@ -236,21 +237,43 @@ class PeerTransport:
         if timeout_s <= 0:
             raise late(address)
         if loop is None:
-            self._check_open()
+            if self._closed:
+                self._check_open()
             return self._blocking.request(self.node_info, address, kind, head, segments, timeout_s)
         links = self._loops.get(loop) or self._links_of(loop)
-        deadline = self.clock.monotonic() + timeout_s
+        deadline = self._now() + timeout_s
         link = links.links.get(address)
-        if link is None or not link.usable:
+        if link is None or not link.is_ready():
             link = await links.obtain(address, deadline)
-        while link.congested:
-            await link.writable(deadline)
+            while link.congested:
+                await link.writable(deadline)
         correlation, answer = link.send_request(kind, head, segments, deadline)
         try:
             return await answer
         except asyncio.CancelledError:
             link.abandon(correlation)
             raise
+
+    def post(
+        self,
+        address: str,
+        kind: int,
+        head: bytes,
+        segments: Sequence[Buffer],
+        on_reply: Callable[[Reply], None],
+        *,
+        timeout_s: float,
+    ) -> bool:
+        """Send one request over an open link of this loop (see ``port.Transport``)."""
+        loop = _running_loop()
+        if loop is None:
+            return False
+        links = self._loops.get(loop)
+        link = links.links.get(address) if links is not None else None
+        if link is None or not link.is_ready():
+            return False
+        link.post(kind, head, segments, self._now() + timeout_s, on_reply)
+        return True
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -99,8 +101,7 @@ Handler = Callable[[Inbound], None]
 """Runs on the loop where the frame was read; must not block; arranges for one ``reply``."""
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """An answer: ``status`` (see ``amino.wire.frames.Status``), head and payload segments."""
 
     status: int
@@ -128,6 +129,26 @@ class Transport(Protocol):
             OutcomeUnknown: sent, but the link broke, was dropped by ``drop``, or the time ran out.
             Invalid: the frame is larger than the limit, or the handshake was refused (wrong cluster, version, role);
                 the error is the peer's own.
+        """
+        ...
+
+    def post(
+        self,
+        address: str,
+        kind: int,
+        head: bytes,
+        segments: Sequence[Buffer],
+        on_reply: Callable[[Reply], None],
+        *,
+        timeout_s: float,
+    ) -> bool:
+        """As ``request``, where no waiting is needed before the request is sent; never waits.
+
+        Args:
+            on_reply: called on this loop with the answer as soon as it is read; never if none comes in time.
+
+        Returns:
+            Whether it was sent; False if no link is open here, or it has no room.
         """
         ...
 

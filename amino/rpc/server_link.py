@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from amino.errors import AminoError, Invalid, NotEncodable, Overloaded
 from amino.limits import HANDSHAKE_BYTES_MAX
 from amino.rpc.address import is_loopback
+from amino.rpc.direct import DirectSocket
 from amino.rpc.handshake import FEATURE_BLOCKING, decode_hello, encode_hello, judge
 from amino.rpc.link import LinkProtocol, stable
 from amino.rpc.tls import identity_of
@@ -36,44 +39,49 @@ _REQUESTS = (int(FrameKind.CALL), int(FrameKind.SYSTEM))
 _REPLY = int(FrameKind.REPLY)
 _PUSH = int(FrameKind.PUSH)
 _PUSHES_WAITING_MAX = 10_000
+_DIRECT_MAX = 4
+"""Threads answer by themselves while a link has so few requests; replies to more are gathered by the loop."""
 
 
-class PeerInbound:
+class PeerInbound(msgspec.Struct, eq=False):
     """One request of a peer link (see ``port.Inbound``)."""
 
-    __slots__ = ("_answered", "_correlation", "head", "kind", "link", "segments")
-
-    def __init__(self, link: PeerLink, kind: int, correlation: int, head: bytes, segments: list[memoryview]) -> None:
-        self.link = link
-        self.kind = kind
-        self.head = head
-        self.segments = segments
-        self._correlation = correlation
-        self._answered = False
+    link: Any
+    kind: int
+    correlation: int
+    head: bytes
+    segments: list[memoryview]
+    answered: bool = False
 
     def __repr__(self) -> str:
-        return f"PeerInbound(kind={self.kind}, {len(self.head)} head bytes, answered={self._answered})"
+        return f"PeerInbound(kind={self.kind}, {len(self.head)} head bytes, answered={self.answered})"
 
     def reply(self, status: int, head: bytes, segments: Sequence[Buffer] = ()) -> None:
         """Answer, exactly once, from any thread."""
-        if self._answered:
+        if self.answered:
             raise RuntimeError("a request was answered twice; answer each request once")
-        self._answered = True
-        link = self.link
+        self.answered = True
+        link: PeerLink = self.link
         try:
-            parts = encode_frame(_REPLY, status, self._correlation, head, segments, link.frame_bytes_max)
+            parts = encode_frame(_REPLY, status, self.correlation, head, segments, link.frame_bytes_max)
         except NotEncodable as error:
-            parts = encode_frame(_REPLY, Status.ERROR, self._correlation, encode_error(error))
+            parts = encode_frame(_REPLY, Status.ERROR, self.correlation, encode_error(error))
         if segments:
             parts = stable(parts)
         if _running_loop() is link.loop:
             link.answer(parts)
-        else:
-            link.listener.hand_over(link.answer, parts)
+        elif len(parts) > 1 or not link.answer_at_once(parts[0]):
+            link.listener.hand_over(link.answer_and_share, parts)
 
 
 class PeerLink(LinkProtocol):
-    """One accepted link (see ``port.Link``)."""
+    """One accepted link (see ``port.Link``).
+
+    Attributes:
+        peer: who is at the other end; set once requests arrive.
+    """
+
+    peer: Peer
 
     def __init__(self, listener: PeerListener) -> None:
         parser = FrameParser(HANDSHAKE_BYTES_MAX, hello_first=True)
@@ -83,26 +91,25 @@ class PeerLink(LinkProtocol):
         self._peer: Peer | None = None
         self._pinged = True
         self._in_flight = 0
+        self._shares = True
         self._hello_timer: asyncio.TimerHandle | None = None
         self._backlog: list[Frame] = []
         self._callbacks: list[Callable[[], None]] = []
 
     @property
-    def peer(self) -> Peer:
-        """Who is at the other end; known once requests arrive."""
-        if self._peer is None:
-            raise RuntimeError("the peer is not known before its handshake")
-        return self._peer
-
-    @property
     def in_flight(self) -> int:
         """Requests not answered yet."""
-        return self._in_flight
+        return self._in_flight - self.direct_frames
 
     @property
-    def frame_bytes_max(self) -> int:
-        """Largest frame the peer accepts."""
-        return self._frame_bytes_max
+    def direct_frames(self) -> int:
+        """Replies that threads have sent by themselves."""
+        return 0 if self._direct is None else self._direct.sent_frames
+
+    @property
+    def direct_bytes(self) -> int:
+        """Bytes of those replies."""
+        return 0 if self._direct is None else self._direct.sent_bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection; refuse it beyond ``links_max``."""
@@ -127,6 +134,8 @@ class PeerLink(LinkProtocol):
         """Act on frames, until so much is unsent that the rest must wait for the peer to read."""
         handler = self.listener.handler
         in_flight_max = self._limits.in_flight_max
+        if self._direct is not None:
+            in_flight_max += self._direct.sent_frames
         for n, (kind, _, correlation, head, segments) in enumerate(frames):
             if self._congested:
                 self._backlog = frames[n:]
@@ -151,7 +160,7 @@ class PeerLink(LinkProtocol):
         try:
             hello = decode_hello(head)
             identity = identity_of(self.fact("ssl_object"))
-            self._peer = judge(
+            self.peer = self._peer = judge(
                 hello,
                 listener.cluster,
                 loopback=not host or is_loopback(host),
@@ -163,7 +172,7 @@ class PeerLink(LinkProtocol):
             self._refuse(error)
             return
         self._pinged = FEATURE_BLOCKING not in hello.features
-        self._frame_bytes_max = min(self._limits.frame_bytes_max, hello.frame_bytes_max)
+        self.frame_bytes_max = min(self._limits.frame_bytes_max, hello.frame_bytes_max)
         self._parser.limit = self._limits.frame_bytes_max
         welcome = encode_hello(listener.node_info, listener.cluster, self._limits.frame_bytes_max)
         self._send(encode_frame(FrameKind.WELCOME, 0, MAGIC, welcome))
@@ -205,7 +214,7 @@ class PeerLink(LinkProtocol):
 
     def _bug(self, inbound: PeerInbound, problem: Exception) -> None:
         _log.error("the request handler raised", exc_info=problem)
-        if not inbound._answered:  # noqa: SLF001 - the two classes are one mechanism
+        if not inbound.answered:
             text = f"the server failed on this request ({type(problem).__name__}: {problem}); its log says where"
             inbound.reply(Status.ERROR, encode_error(AminoError(text)))
 
@@ -214,11 +223,33 @@ class PeerLink(LinkProtocol):
         self._in_flight -= 1
         self._send(parts)
 
+    def answer_and_share(self, parts: list[Buffer]) -> None:
+        """As ``answer``, for a thread; its next replies may leave without the loop (on the loop)."""
+        if self._direct is None and self._shares and self._transport is not None and self.is_open:
+            try:
+                self._direct = DirectSocket(self.loop, self._transport)
+            except (OSError, NotImplementedError):
+                self._shares = False
+        self.answer(parts)
+
+    def answer_at_once(self, data: Buffer) -> bool:
+        """Send one reply from a worker thread; False if the loop must, because it cannot leave now or others wait before it."""
+        direct = self._direct
+        if (
+            direct is None
+            or not self.is_open
+            or self._outgoing
+            or self.listener.hands_over
+            or self._in_flight - direct.sent_frames > _DIRECT_MAX
+        ):
+            return False
+        return direct.send(data)
+
     def push(self, kind: int, head: bytes, segments: Sequence[Buffer] = ()) -> bool:
         """Send a one-way message from any thread; False if the link is closed or its send buffer is full."""
         if not self.is_open or self._congested:
             return False
-        parts = encode_frame(_PUSH, kind, 0, head, segments, self._frame_bytes_max)
+        parts = encode_frame(_PUSH, kind, 0, head, segments, self.frame_bytes_max)
         if segments:
             parts = stable(parts)
         if _running_loop() is self.loop:
@@ -278,6 +309,8 @@ class PeerLink(LinkProtocol):
             self._transport.close()
 
     def _on_lost(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
         self.listener.forget(self)
         self._backlog = []
         if self._hello_timer is not None:

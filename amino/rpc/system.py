@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 import msgspec
 
 from amino.errors import AminoError, Invalid, OutcomeUnknown, PermissionDenied
+from amino.telemetry import names
+from amino.telemetry.trace import NO_SPAN, Telemetry, current_traceparent, is_unsampled
 from amino.wire.frames import FrameKind, Status, decode_error, encode_error
 
 if TYPE_CHECKING:
     from amino.aio.tasks import TaskOwner
     from amino.rpc.port import Inbound, Link, Peer, Transport
+    from amino.telemetry.trace import Attributes, Span
 
 _log = logging.getLogger("amino.rpc.system")
 _ANSWER_SLACK_S = 1.0
 _TIMEOUT_S = 10.0
+_SILENT = Telemetry.disabled()
 T = TypeVar("T")
 
 
@@ -72,25 +76,36 @@ class SystemDispatcher:
     Args:
         tasks: owner of the tasks that run requests.
         allow: called with (peer, service, method, request); raises to refuse.
+        telemetry: shows requests on behalf of something that is traced.
     """
 
-    def __init__(self, tasks: TaskOwner, allow: Callable[[Peer, str, str, msgspec.Struct], None] | None = None) -> None:
+    def __init__(
+        self,
+        tasks: TaskOwner,
+        allow: Callable[[Peer, str, str, msgspec.Struct], None] | None = None,
+        telemetry: Telemetry = _SILENT,
+    ) -> None:
         self._tasks = tasks
         self._allow = allow
-        self._services: dict[str, tuple[Any, dict[str, _Method], bool, Any]] = {}
+        self._telemetry = telemetry
+        self._services: dict[str, tuple[Any, dict[str, _Method], bool, Any, dict[str, Callable[..., Any]]]] = {}
         self._subscriptions: dict[str, Callable[[Link], bytes]] = {}
 
     def register(self, name: str, service: Any, protocol: type, *, servers_only: bool, forwarded: Any = None) -> None:
         """Offer ``service`` under ``name``.
 
+        Where it has ``<method>_now`` beside ``<method>``, that answers without ever waiting, and without a coroutine.
+
         Args:
             forwarded: ``(method, request)`` -> answer, for requests that another server passed on; as any other if None.
         """
+        table = _table(protocol)
         self._services[name] = (
             service,
-            _table(protocol),
+            table,
             servers_only,
             forwarded if forwarded is not None else service,
+            {each: getattr(service, f"{each}_now") for each in table if hasattr(service, f"{each}_now")},
         )
 
     def register_subscription(self, name: str, subscribe: Callable[[Link], bytes]) -> None:
@@ -110,7 +125,7 @@ class SystemDispatcher:
             entry = self._services.get(head.service)
             if entry is None:
                 raise Invalid(f"no system service is called {head.service!r}; there are {sorted(self._services)}")
-            service, table, servers_only, forwarded = entry
+            service, table, servers_only, forwarded, at_once = entry
             peer = inbound.link.peer
             if (servers_only or head.forwarded) and peer.role != "server":
                 raise PermissionDenied(
@@ -127,6 +142,10 @@ class SystemDispatcher:
                 raise Invalid(f"{head.service}.{head.method}: {error}; the peer's release is incompatible") from error
             if self._allow is not None:
                 self._allow(peer, head.service, head.method, request)
+            now = at_once.get(head.method)
+            if now is not None and len(segments) == 2 and not head.forwarded:
+                self._answer_now(inbound, head, now, request, segments[1])
+                return
             answer = self._begin(service, head, request, segments[1:], forwarded)
         except msgspec.MsgspecError as error:
             inbound.reply(Status.ERROR, encode_error(Invalid(f"a system request is malformed: {error}")))
@@ -134,7 +153,21 @@ class SystemDispatcher:
         except AminoError as error:
             inbound.reply(Status.ERROR, encode_error(error))
             return
-        self._tasks.spawn(self._run(inbound, head, answer), f"{head.service}.{head.method}")
+        self._tasks.start(self._run(inbound, head, answer), f"{head.service}.{head.method}")
+
+    def _span(self, head: SystemHead) -> Span:
+        if head.traceparent is None or not self._telemetry.tracing:
+            return NO_SPAN
+        if is_unsampled(head.traceparent):
+            return self._telemetry.inside(head.traceparent)
+        attributes: Attributes = {
+            names.SERVICE: head.service,
+            names.METHOD_NAME: head.method,
+            names.RPC_SYSTEM: names.SCOPE,
+            names.RPC_SERVICE: head.service,
+            names.RPC_METHOD: head.method,
+        }
+        return self._telemetry.span(names.SYSTEM_CALL, kind="server", parent=head.traceparent, attributes=attributes)
 
     @staticmethod
     def _begin(
@@ -151,22 +184,39 @@ class SystemDispatcher:
 
     async def _run(self, inbound: Inbound, head: SystemHead, work: Awaitable[Any]) -> None:
         try:
-            answer = await work
-        except AminoError as error:
-            inbound.reply(Status.ERROR, encode_error(error))
+            with self._span(head):
+                answer = await work
         except Exception as error:  # noqa: BLE001 - a service's bug must not leave its caller waiting
-            _log.exception("%s.%s failed", head.service, head.method)
-            problem = OutcomeUnknown(
-                f"{head.service}.{head.method} failed unexpectedly ({type(error).__name__}: {error}); see the server's log"
-            )
-            inbound.reply(Status.ERROR, encode_error(problem))
+            inbound.reply(Status.ERROR, _failure(head, error))
+        else:
+            inbound.reply(Status.OK, b"", [_encode(answer)])
+
+    @staticmethod
+    def _answer_now(
+        inbound: Inbound, head: SystemHead, now: Callable[..., Any], request: Any, payload: memoryview
+    ) -> None:
+        try:
+            answer = now(request, payload)
+        except Exception as error:  # noqa: BLE001 - as in _run
+            inbound.reply(Status.ERROR, _failure(head, error))
         else:
             inbound.reply(Status.OK, b"", [_encode(answer)])
 
 
-def system_head(service: str, method: str, *, forwarded: bool = False) -> bytes:
+def _failure(head: SystemHead, error: Exception) -> bytes:
+    """Return what the caller is told, encoded."""
+    if isinstance(error, AminoError):
+        return encode_error(error)
+    _log.error("%s.%s failed", head.service, head.method, exc_info=error)
+    problem = OutcomeUnknown(
+        f"{head.service}.{head.method} failed unexpectedly ({type(error).__name__}: {error}); see the server's log"
+    )
+    return encode_error(problem)
+
+
+def system_head(service: str, method: str, *, forwarded: bool = False, traceparent: str | None = None) -> bytes:
     """Return the head of a SYSTEM frame."""
-    return _encode(SystemHead(service, method, forwarded))
+    return _encode(SystemHead(service, method, forwarded, traceparent))
 
 
 async def call_system(
@@ -194,7 +244,7 @@ async def call_system(
     reply = await transport.request(
         address,
         FrameKind.SYSTEM,
-        system_head(service, method, forwarded=forwarded),
+        system_head(service, method, forwarded=forwarded, traceparent=current_traceparent()),
         [_encode(request), *payload],
         timeout_s=timeout_s,
     )

@@ -10,6 +10,7 @@ allow; both name the file or value and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,12 @@ class TlsConfig:
         """
         context = self._context(ssl.PROTOCOL_TLS_CLIENT)
         self._prove(self._context(ssl.PROTOCOL_TLS_SERVER), context)
+        return context
+
+    def browser_context(self) -> ssl.SSLContext:
+        """Return the context for accepting browsers, which show no certificate; raises as ``server_context``."""
+        context = self.server_context()
+        context.verify_mode = ssl.CERT_NONE
         return context
 
     def _context(self, protocol: int) -> ssl.SSLContext:
@@ -132,6 +139,30 @@ class ClientTls:
             reason="unreachable",
             address=address,
         )
+
+
+def client_hello() -> bytes:
+    """Return what a TLS client says first: to find out whether a server that hung up on plain text wants TLS."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+def is_tls(start: bytes) -> bool:
+    """Return whether an answer begins like a TLS record: of a handshake, or an alert."""
+    return start[:1] in (b"\x16", b"\x15") and start[1:2] == b"\x03"
+
+
+def wants_tls(address: str) -> Invalid:
+    """Return the error for a server that speaks TLS only, to a client that has none."""
+    return Invalid(
+        f"the server at {address} wants TLS; connect with the cluster's authority, a certificate and its key "
+        "(amino.connect(tls=...), or the `amino` command's --tls-ca, --tls-cert and --tls-key)",
+        address=address,
+    )
 
 
 def explain(problem: ssl.SSLError, whose: str) -> AminoError:

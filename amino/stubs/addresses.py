@@ -25,6 +25,9 @@ class AddressBook:
     Args:
         seeds: addresses given by the user.
         on_lost: called with the address of a member that is gone, once, outside any lock.
+
+    Attributes:
+        lost: what ``is_lost``, as (server, incarnation).
     """
 
     def __init__(self, seeds: Sequence[str], on_lost: Callable[[str], None]) -> None:
@@ -33,7 +36,8 @@ class AddressBook:
         self._lock = threading.Lock()
         self._membership: Membership | None = None
         self._members: dict[tuple[str, int], str] = {}
-        self._lost: dict[tuple[str, int], None] = {}
+        self._devices: set[str] = set()
+        self.lost: dict[tuple[str, int], None] = {}
         self._preferred = ""
 
     def __repr__(self) -> str:
@@ -53,12 +57,13 @@ class AddressBook:
             members = {(s.record.name, s.incarnation): s.record.address for s in membership.servers}
             gone = {key: address for key, address in self._members.items() if key not in members}
             self._members = members
+            self._devices = {s.record.address for s in membership.servers if s.record.device}
             for key in members:
-                self._lost.pop(key, None)  # who told us so had a stale list
+                self.lost.pop(key, None)  # who told us so had a stale list
             for key in gone:
-                self._lost[key] = None
-            while len(self._lost) > _LOST_KEPT:
-                del self._lost[next(iter(self._lost))]
+                self.lost[key] = None
+            while len(self.lost) > _LOST_KEPT:
+                del self.lost[next(iter(self.lost))]
             alive = set(members.values())
         for address in gone.values():
             if address not in alive:
@@ -66,7 +71,7 @@ class AddressBook:
 
     def is_lost(self, server: str, incarnation: int) -> bool:
         """Whether this incarnation was a member and is not, as far as this process was told last."""
-        return (server, incarnation) in self._lost
+        return (server, incarnation) in self.lost
 
     def prefer(self, address: str) -> None:
         """Ask ``address`` first from now on: it answered."""
@@ -81,12 +86,13 @@ class AddressBook:
         return membership.servers[place].record.address if 0 <= place < len(membership.servers) else ""
 
     def candidates(self, avoid: str = "") -> list[str]:
-        """Return the addresses to ask, best first; ``avoid`` comes last."""
+        """Return the addresses to ask, best first; devices come late, ``avoid`` comes last."""
         with self._lock:
             known = list(dict.fromkeys([*self._members.values()]))
+            devices = self._devices
         if not known:
             known = list(self._seeds)
         else:
             known.extend(seed for seed in self._seeds if seed not in known)
-        known.sort(key=lambda address: (address == avoid, address != self._preferred))
+        known.sort(key=lambda address: (address == avoid, address in devices, address != self._preferred))
         return known

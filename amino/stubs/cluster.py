@@ -12,24 +12,32 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
 
+from amino.aio.mode import offload
 from amino.contracts.calls import CURRENT
 from amino.contracts.services import (
     ApplicationRequest,
     ByName,
+    ChangeReply,
+    ChangeRequest,
     CreateRequest,
     DeleteRequest,
     Description,
     Empty,
+    FindReply,
     FindRequest,
     LocateRequest,
     Location,
     MicroserviceInfo,
     MoveRequest,
     PushCodeRequest,
+    ScaleRequest,
     ServerInfo,
+    home_of,
 )
 from amino.errors import ClusterUnavailable, Invalid
 from amino.ids import MicroserviceId, derived_id, new_id
+from amino.stubs.events import Subscription, subscription
+from amino.stubs.locks import Lock
 from amino.stubs.runtime import DEADLINE, Runtime
 from amino.stubs.spec import Spec
 from amino.stubs.stub import DynamicStub, Stub, blocking
@@ -39,9 +47,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from amino.contracts.documents import MicroserviceSpec, Requirement
+    from amino.stubs.ports import Hosting
 
 T = TypeVar("T")
 _TIMEOUT_S = 30.0
+PUSHED_FOR_S = 600.0
+"""After so long code is pushed again before it is used: the cluster removes what is unused for much longer."""
 
 
 class Cluster:
@@ -50,13 +61,17 @@ class Cluster:
     Args:
         runtime: sends calls.
         on_close: releases what the connection holds; called once.
+
+    Attributes:
+        device: the kernel server that this process embeds, None if it was connected without.
     """
 
     def __init__(self, runtime: Runtime, on_close: Callable[[], None] | None = None) -> None:
         self._runtime = runtime
         self._on_close = on_close
-        self._pushed: set[str] = set()
+        self._pushed: dict[str, float] = {}
         self._closed = False
+        self.device: Hosting | None = None
         runtime.cluster = self
         self.registry = BlockingRegistry(runtime)
 
@@ -73,10 +88,13 @@ class Cluster:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.close()
+        await offload(self.close)
 
     def close(self) -> None:
-        """Close all links; calls in flight end with an unknown outcome. Idempotent."""
+        """Close all links; calls in flight end with an unknown outcome. Idempotent.
+
+        A device leaves first: it hands its replicas over, which may take as long as its ``drain_timeout_s``.
+        """
         if not self._closed:
             self._closed = True
             if self._on_close is not None:
@@ -183,26 +201,41 @@ class Cluster:
         application: str = "",
         name_prefix: str = "",
     ) -> list[MicroserviceInfo]:
-        """List microservices for which every given condition holds, in id order."""
-        path = f"{cls.__module__}:{cls.__qualname__}" if isinstance(cls, type) else cls
-        request = FindRequest(
-            cls=path,
-            name_prefix=name_prefix,
-            label=tuple(label),
-            server=server,
-            region=region,
-            state=state,
-            application=application,
-        )
-        rows: list[MicroserviceInfo] = []
-        while True:
-            page = await self._call("find", request, _timeout_s())
-            rows.extend(page.rows)
-            if not page.more:
-                return rows
-            request = msgspec.structs.replace(request, after=page.rows[-1].id)
+        """List microservices for which every given condition holds, in id order.
+
+        Told by one server from what it watches: a change that another server has just acknowledged may be missing for some
+        milliseconds. Names, ``attach`` and calls are always up to date.
+        """
+        request = FindRequest(_path(cls), name_prefix, tuple(label), server, region, state, application)
+        return [row for page in await self._pages(request) for row in page.rows]
 
     find = blocking(_find)
+
+    async def _describe_all(
+        self,
+        *,
+        cls: type | str = "",
+        label: Sequence[Requirement] = (),
+        server: str = "",
+        region: str = "",
+        state: str = "",
+        application: str = "",
+        name_prefix: str = "",
+    ) -> list[Description]:
+        """As ``find``, with everything that ``describe`` tells of each but the constructor's arguments; some hundred at a time."""
+        request = FindRequest(_path(cls), name_prefix, tuple(label), server, region, state, application, describe=True)
+        return [one for page in await self._pages(request) for one in page.described]
+
+    describe_all = blocking(_describe_all)
+
+    async def _pages(self, request: FindRequest) -> list[FindReply]:
+        pages: list[FindReply] = []
+        while True:
+            page = await self._call("find", request, _timeout_s())
+            pages.append(page)
+            if not page.more:
+                return pages
+            request = msgspec.structs.replace(request, after=page.rows[-1].id)
 
     async def _servers(self, selector: Callable[[ServerInfo], bool] | None = None) -> list[ServerInfo]:
         """List live kernel servers, those for which ``selector`` holds."""
@@ -230,14 +263,103 @@ class Cluster:
 
         Raises:
             NotFound: no such microservice or server. NoEligibleServer: the server does not fit. NotExecuted: it was too
-                busy to move; it stays where it is.
+                busy to move; it stays where it is. OutcomeUnknown: no answer came, or the new server is lost already.
         """
-        request = MoveRequest(**_naming(target), server=server, timeout_s=_timeout_s())
+        request = MoveRequest(**_naming(target), server=server, timeout_s=_timeout_s(), leave=False)
         location: Location = await self._call("move", request, request.timeout_s)
         self._runtime.learn(location)
-        return location.groups["/"].replicas[0].server
+        return home_of(location)
 
     move = blocking(_move)
+
+    async def _apply(self, spec: Spec[Any], *, dry_run: bool = False) -> list[str]:
+        """Give the running microservice of the spec's name this spec: other managers, options, code, placement, labels.
+
+        State and answered requests stay; calls that wait go on. See ``docs/live-change.md``.
+
+        Args:
+            spec: from ``amino.spec``, with a name. dry_run: only tell what would change.
+
+        Returns:
+            What changed, one line each; empty if it had this spec already.
+
+        Raises:
+            NotFound: no microservice has that name. Invalid: something differs that cannot change, or the chain cannot work.
+            CodeUnavailable, NoEligibleServer, StoreFailed: no server can run it so.
+            NotExecuted: it is not active now, or too busy. In all these cases it goes on as it was.
+        """
+        if not spec.document.name:
+            raise Invalid("cluster.apply needs a spec with a name, by which the microservice is found; add name=...")
+        request = ChangeRequest(spec=await self._with_code(spec), dry_run=dry_run, timeout_s=_timeout_s())
+        reply: ChangeReply = await self._call("change", request, request.timeout_s)
+        self._runtime.learn(reply.location)
+        return list(reply.changes)
+
+    apply = blocking(_apply)
+
+    def transaction(self, participant: Any = None) -> Any:
+        """Return a transaction over several microservices that carry ``TwoPhaseCommit``: ``with cluster.transaction(): ...``.
+
+        Args:
+            participant: a resource outside that takes part and can veto, for example a ``SqlParticipant`` of ``amino.dm.transactions.sql``.
+
+        Raises:
+            TransactionAborted: at the end of the block: nothing was published anywhere. OutcomeUnknown: at its end: the answer
+                was lost, every microservice learns the same outcome. Invalid: transactions do not nest.
+        """
+        if self._runtime.transaction is None:
+            raise Invalid("this connection makes no transactions over several microservices")
+        return self._runtime.transaction(self._runtime, participant)
+
+    def lock(self, name: str, *, ttl_s: float = 10.0, wait_s: float | None = 30.0) -> Lock:
+        """Return the distributed lock ``name``, not yet taken: ``with cluster.lock("orders") as lock: ...``.
+
+        Args:
+            name: of the lock, in the whole cluster; 1 to 128 letters, digits, ``.``, ``_`` or ``-``.
+            ttl_s: seconds (0.5 to 3,600) after which others may have it when this process dies or is cut off. It is
+                renewed in the background for as long as it is held.
+            wait_s: seconds to wait for it, None without bound; then ``LockHeld``.
+
+        Raises:
+            Invalid: a value out of its range.
+        """
+        return Lock(self._runtime, self._call, name, ttl_s, wait_s)
+
+    async def _scale(self, target: str | Any, *, shards: int = 0, replicas: int = 0, timeout_s: float = 60.0) -> None:
+        """Have so many shards, or so many replicas of each replicated group, live; returns once it is so. Idempotent.
+
+        Args:
+            shards, replicas: one of the two, 1 to 1,000. timeout_s: seconds to wait.
+
+        Raises:
+            Invalid: both or none given, or the microservice has none of that kind. NotFound: there is none.
+            OutcomeUnknown: it goes on and was not done in time. Conflict: another number was asked for meanwhile.
+        """
+        if bool(shards) == bool(replicas):
+            raise Invalid(f"shards={shards}, replicas={replicas}: give one of the two, 1 or more")
+        request = ScaleRequest(**_naming(target), shards=shards, replicas=replicas, timeout_s=timeout_s)
+        self._runtime.learn(await self._call("scale", request, timeout_s + 1.0))
+
+    scale = blocking(_scale)
+
+    def subscribe(self, stub: Any, *, topic: str = "", after: str = "newest", patience_s: float = 60.0) -> Subscription:
+        """Return an endless iterator over what a microservice emits: ``for event in cluster.subscribe(stub): ...``.
+
+        On an event loop: ``async for event in cluster.subscribe(stub): ...``.
+
+        Args:
+            topic: only events of this topic; empty for all.
+            after: ``newest`` (events from now on), ``oldest`` (those that are kept, too), or the token of the last event
+                that was handled.
+            patience_s: how long to ask again while the microservice cannot be reached, until its error is raised.
+
+        Raises:
+            Invalid: not a stub of this cluster, or no place to begin. NotFound: the microservice is gone.
+        """
+        if not isinstance(stub, Stub):
+            raise Invalid(f"cluster.subscribe takes a stub, not {stub!r}; get one with cluster.get(name)")
+        target = self._runtime.target(stub.__amino_reference__.microservice)
+        return subscription(self._runtime, target, topic, after, patience_s)
 
     def bind(self, stub: T) -> T:
         """Return ``stub`` (for example one that was unpickled elsewhere) as a stub of this cluster."""
@@ -250,7 +372,21 @@ class Cluster:
     async def _call(self, method: str, request: msgspec.Struct, timeout_s: float) -> Any:
         if self._closed:
             raise ClusterUnavailable("this cluster connection is closed; open another with amino.connect")
-        return await self._runtime.registry.call(method, request, timeout_s=timeout_s)
+        current = CURRENT.get()
+        effects = current.effects if current is not None and current.runtime is self._runtime else None
+        if effects is None:
+            return await self._runtime.registry.call(method, request, timeout_s=timeout_s)
+        if method == "push_code":  # depends on what this process has pushed before, not on the method
+            return (
+                Empty()
+                if effects.replaying
+                else await self._runtime.registry.call(method, request, timeout_s=timeout_s)
+            )
+        return await effects.outcome(
+            effects.next("cluster"),
+            lambda: self._runtime.registry.call(method, request, timeout_s=timeout_s),
+            self._runtime,
+        )
 
     def _stub(self, location: Location, cls: type[T] | None) -> T:
         target = self._runtime.learn(location)
@@ -266,11 +402,12 @@ class Cluster:
         code = self._runtime.describe_class(spec.cls)
         if not code.sha256:
             return msgspec.structs.replace(spec.document, cls=code.path)
-        if code.sha256 not in self._pushed:
+        now = self._runtime.clock.monotonic()
+        if now - self._pushed.get(code.sha256, -PUSHED_FOR_S) >= PUSHED_FOR_S:
             assert code.content is not None
             push = PushCodeRequest(sha256=code.sha256, kind="pickle", content=code.content)
             await self._call("push_code", push, _timeout_s())
-            self._pushed.add(code.sha256)
+            self._pushed[code.sha256] = now
         return msgspec.structs.replace(spec.document, cls=code.path, code=code.sha256)
 
     async def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -297,6 +434,10 @@ class BlockingRegistry:
 
         operation.__name__ = name
         return operation
+
+
+def _path(cls: type | str) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}" if isinstance(cls, type) else cls
 
 
 def _timeout_s() -> float:

@@ -39,6 +39,38 @@ class Local(Protocol):
         ...
 
 
+class Hosting(Protocol):
+    """The device that a client's process is, as its user sees it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation that serves; 0 while none does."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of its peer link; empty while it does not serve."""
+        ...
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has a session and answers calls."""
+        ...
+
+    def leave(self) -> None:
+        """Hand all replicas over, then leave the cluster; the process stays connected as a client. Blocks; idempotent.
+
+        Raises:
+            NotExecuted: something could not be handed over in time; nothing is lost, and the device stays.
+        """
+        ...
+
+
 class ClassCode(Protocol):
     """How servers can have a class: by import path, or by a bundle too."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from amino.aio.mode import on, sleep
+from amino.contracts.decisions import ABORTED, COMMIT
 from amino.contracts.services import Registry
 from amino.errors import (
     AminoError,
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 _TRY_S = 2.0
 _BACKOFF_S = 0.01
 _BACKOFF_MAX_S = 0.25
-_LEADERS_DO = frozenset({"create", "delete", "move", "restore", "release"})
+_LEADERS_DO = frozenset(
+    {"create", "delete", "move", "change", "restore", "release", "acquire_lock", "renew_lock", "release_lock"}
+)
+_NEXT = frozenset({"unreachable", "deadline", "older-release"})
+"""Reasons for which another server is asked at once."""
 _REPEATABLE = (NotExecuted, OutcomeUnknown, CoordinationUnavailable, SessionLost)
 
 
@@ -58,15 +63,15 @@ class RegistryClient:
         self._addresses = addresses
         self._clock = clock
         self._local = local
-        self._closed = False
+        self.closed = False
 
     def close(self) -> None:
         """Let calls in progress end, and refuse others. Idempotent; from any thread."""
-        self._closed = True
+        self.closed = True
 
     def check_open(self) -> None:
         """Raise ``ClusterUnavailable`` if it was closed."""
-        if self._closed:
+        if self.closed:
             raise ClusterUnavailable(
                 "this cluster connection was closed (a call that was under way may have run); open another with "
                 "amino.connect"
@@ -85,6 +90,7 @@ class RegistryClient:
         deadline = self._clock.monotonic() + timeout_s
         backoff_s = _BACKOFF_S
         problem: AminoError | None = None
+        unsure = False
         while True:
             self.check_open()
             for address in self._candidates(method, request, avoid):
@@ -99,11 +105,14 @@ class RegistryClient:
                     raise
                 except _REPEATABLE as error:
                     problem = error
-                    if error.details.get("reason") in {"unreachable", "deadline"} or isinstance(error, OutcomeUnknown):
+                    unsure = unsure or not isinstance(error, NotExecuted)
+                    if error.details.get("reason") in _NEXT or isinstance(error, OutcomeUnknown):
                         continue
                     break
                 if address:
                     self._addresses.prefer(address)
+                if unsure and _may_have_been_carried_out(method, request, answer):
+                    raise OutcomeUnknown("an earlier try may have committed the transaction, and its key be gone since")
                 return answer
             remaining = deadline - self._clock.monotonic()
             if remaining <= backoff_s:
@@ -116,7 +125,9 @@ class RegistryClient:
         candidates = self._addresses.candidates(avoid)
         if self._local is not None:
             return ["", *candidates]
-        microservice = getattr(request, "microservice", "") if method in _LEADERS_DO else ""
+        microservice = ""
+        if method in _LEADERS_DO:
+            microservice = getattr(request, "lock", "") or getattr(request, "microservice", "")
         leader = self._addresses.leader_of(slot_of(microservice)) if microservice else ""
         if leader and leader != avoid:
             return [leader, *(address for address in candidates if address != leader)]
@@ -149,3 +160,8 @@ class RegistryClient:
                 f"check the addresses and that the servers run{f'. The last one: {problem}' if problem else ''}"
             )
         return problem
+
+
+def _may_have_been_carried_out(method: str, request: msgspec.Struct, answer: Any) -> bool:
+    """Return whether ``answer`` says "aborted" because there is no key, which is also so once a commit is carried out."""
+    return method == "decide" and getattr(request, "wish", "") == COMMIT and answer.outcome == ABORTED

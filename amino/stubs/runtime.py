@@ -1,10 +1,9 @@
 """The runtime of a process that calls microservices: finding, sending, retrying what certainly did not run.
 
-Owns the way of a call below the managers' client components: location, encoding, one attempt after the other for
-``NotExecuted``, request ids, deadlines. Leaves repeating unknown outcomes to deployment managers, and registry operations to
-``registry_client``.
-Invariants: nothing is sent after the deadline; only calls that certainly did not run are repeated here; a request id is
-settled exactly once.
+Owns the way of a call to and past the managers' client components: location, request ids, deadlines. Leaves one attempt to
+``attempts``, repeating what did not run to ``sender``, repeating unknown outcomes to deployment managers, and registry
+operations to ``registry_client``.
+Invariants: nothing is sent after the deadline; only what certainly did not run is repeated; a request id is settled once.
 Failure behaviour: at the deadline the last reason is raised: ``NotExecuted``, or ``OutcomeUnknown`` once any attempt was.
 """
 
@@ -16,22 +15,23 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from amino import limits
-from amino.aio.mode import sleep
-from amino.contracts.calls import CURRENT, Call, CallHead, Raised, RequestId, encode_call_head
+from amino.contracts.calls import CURRENT, GUARD, Call, PerShard, Raised, RequestId, request_id
 from amino.contracts.documents import DmSpec
 from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
-from amino.contracts.tracing import observed, traced
+from amino.contracts.tracing import observed, outcome_of
 from amino.errors import AminoError, NotExecuted, OutcomeUnknown
-from amino.stubs.sender import Sender
+from amino.marks import fold_results
+from amino.stubs.attempts import Attempts
+from amino.stubs.client_world import ClientWorld
+from amino.stubs.sender import ChainChanged, Sender
 from amino.stubs.stub import DynamicStub, stub_class
 from amino.stubs.target import Target
 from amino.telemetry import names
-from amino.wire import codec
 from amino.wire.codec import Reference
-from amino.wire.frames import FrameKind, Status, decode_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import asyncio
+    from collections.abc import Awaitable, Callable, Sequence
 
     from amino.aio.clock import Clock
     from amino.contracts.calls import Forward
@@ -39,29 +39,15 @@ if TYPE_CHECKING:
     from amino.stubs.addresses import AddressBook
     from amino.stubs.ports import ClassCode, Local
     from amino.stubs.registry_client import RegistryClient
+    from amino.telemetry.metrics import Series
     from amino.telemetry.trace import Telemetry
 
 _LOCATE_WAIT_S = 0.5
 _CONNECT_S = 2.0
+_RESULT = names.OUTCOME_RESULT
 
 DEADLINE: ContextVar[float | None] = ContextVar("amino_deadline_s", default=None)
 """Seconds that a call from this context may take, set by ``amino.deadline``."""
-
-
-class ClientWorld:
-    """What a client component sees of the world (``contracts.component.ClientContext``)."""
-
-    def __init__(self, runtime: Runtime, target: Target) -> None:
-        self._runtime = runtime
-        self._target = target
-        self.microservice = target.microservice
-        self.clock = runtime.clock
-        self.random = runtime.random
-        self.telemetry = runtime.telemetry
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait in the way that fits the caller."""
-        await sleep(seconds)
 
 
 class Runtime:
@@ -72,6 +58,10 @@ class Runtime:
         describe_class: tells how servers can have a class.
         compose: builds the client side of a chain: (managers, world, innermost) -> first forward.
         local: the kernel server this runtime is part of, if any.
+        transaction: makes a transaction over several microservices, with what takes part from outside.
+
+    Attributes:
+        background: returns the loop on which blocking callers wait for several answers at once, None while there is none.
     """
 
     def __init__(
@@ -87,6 +77,7 @@ class Runtime:
         telemetry: Telemetry,
         local: Local | None = None,
         seed: int | None = None,
+        transaction: Callable[[Runtime, Any], Any] | None = None,
     ) -> None:
         self.client_id = client_id
         self.transport = transport
@@ -94,15 +85,19 @@ class Runtime:
         self.registry = registry
         self.describe_class = describe_class
         self.clock = clock
+        self._now = clock.monotonic
         self.telemetry = telemetry
         self.random = random.Random(seed)
         self.entropy: Callable[[int], bytes] = os.urandom if seed is None else self.random.randbytes
         self.cluster: Any = None
+        self.background: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
+        self.transaction = transaction
         self._compose = compose
         self._local = local
         self._targets: dict[str, Target] = {}
         self._given_out = 0
-        self._trusted: dict[str, bool] = {}
+        self._attempts = Attempts(self, local)
+        self.attempt = self._attempts.attempt
 
     def __repr__(self) -> str:
         return f"Runtime({self.client_id}, {len(self._targets)} targets)"
@@ -144,36 +139,62 @@ class Runtime:
         """Return a microservice's public methods."""
         location = target.location
         if location is None:
-            location = await self._locate(target, "/", self.clock.monotonic() + limits.DEADLINE_S_DEFAULT)
+            location = await self.locate(target, "/", self.clock.monotonic() + limits.DEADLINE_S_DEFAULT)
         return location.methods
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
     async def invoke(
-        self, target: Target, method: str, flags: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, target: Target, method: str, flags: int, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = "/"
     ) -> Any:
-        """Call ``method`` and return its result, or raise what it raised.
+        """Call ``method`` (of the group at ``path``) and return its result, or raise what it raised.
 
         Raises:
             AminoError: about the call itself. Cancellation abandons the wait; the call may still run.
         """
         microservice = target.microservice
         timeout_s = DEADLINE.get()
-        deadline = self.clock.monotonic() + (limits.DEADLINE_S_DEFAULT if timeout_s is None else timeout_s)
+        deadline = self._now() + (limits.DEADLINE_S_DEFAULT if timeout_s is None else timeout_s)
         current = CURRENT.get()
         if current is not None and current.runtime is self:
             outer = current.request
             request = RequestId(outer.client, outer.microservice, outer.sequence, (*outer.path, current.next_nested()))
             deadline = min(deadline, current.deadline)
-            call = Call(microservice, method, args, kwargs, flags, request, deadline, current.floor)
+            call = Call(microservice, method, args, kwargs, flags, request, deadline, current.floor, path=path)
             call.traceparent = current.traceparent
+            effects = current.effects
+            if effects is not None:
+                return await effects.outcome(f"call{request.path[-1]}", lambda: self._through(target, call), self)
             return await self._through(target, call)
         sequence, floor = target.begin()
-        request = RequestId(self.client_id, microservice, sequence)
+        request = request_id((self.client_id, microservice, sequence, ()))
+        call = Call(microservice, method, args, kwargs, flags, request, deadline, floor, path=path)
+        if current is not None:  # the method of another cluster's microservice
+            call.traceparent = current.traceparent
+        forward = target.forward
         try:
-            return await self._through(
-                target, Call(microservice, method, args, kwargs, flags, request, deadline, floor)
-            )
+            if forward is None:
+                return await self._through(target, call)
+            if self.telemetry.observing:
+                return await self._observed(forward, target, call)
+            return await forward(call)
+        except ChainChanged:
+            return await self._through(target, _anew(call, args, kwargs))
+        except Raised as raised:
+            raise raised.error from None
+        finally:
+            target.settle(sequence)
+
+    async def invoke_at(self, path: str, target: Target, method: str, flags: int, args: tuple[Any, ...]) -> Any:
+        """As ``invoke``, for a call of Amino's own to the group at ``path``."""
+        sequence, floor = target.begin()
+        deadline = self.clock.monotonic() + (DEADLINE.get() or limits.DEADLINE_S_DEFAULT)
+        request = RequestId(self.client_id, target.microservice, sequence)
+        try:
+            call = Call(target.microservice, method, args, {}, flags, request, deadline, floor, path=path)
+            return await self._through(target, call)
+        except Raised as raised:
+            raise raised.error from None
         finally:
             target.settle(sequence)
 
@@ -210,169 +231,139 @@ class Runtime:
         call = Call(microservice, method, args, kwargs, flags, request, now + timeout_s, floor, attempt, first_sent)
         call.traceparent = traceparent
         try:
-            return await self._through(target, call, unwrap=False)
+            result = await self._through(target, call, unwrap=False)
+            return fold_results(list(result)) if type(result) is PerShard else result
         finally:
             if sequence:
                 target.settle(sequence)
 
-    async def _through(self, target: Target, call: Call, *, unwrap: bool = True) -> Any:
-        """Pass ``call`` through the client side of its chain."""
-        forward = target.forward
+    async def look_up(self, target: Target, deadline: float) -> Location:
+        """Look up where a microservice is, by ``deadline`` (monotonic seconds). Raises as a call does."""
+        return await self.locate(target, "/", deadline)
+
+    async def message(self, target: Target, path: str, name: str, payload: Any, timeout_s: float) -> Any:
+        """Send a message to a component of the group at ``path``, past all client components; returns its answer.
+
+        Raises:
+            AminoError: it was refused, or what became of it is not known.
+        """
+        sequence, floor = target.begin()
+        deadline = self.clock.monotonic() + timeout_s
+        request = RequestId(self.client_id, target.microservice, sequence)
+        call = Call(target.microservice, name, (payload,), {}, 0, request, deadline, floor, path=path)
         try:
-            if forward is None:
-                forward = await self._compose_for(target, call.deadline)
-            if self.telemetry.observing:
-                return await self._observed(forward, target, call)
-            return await forward(call)
+            return await self._sent(target, call)
         except Raised as raised:
-            if not unwrap:
-                raise
             raise raised.error from None
+        finally:
+            target.settle(sequence)
+
+    async def _sent(self, target: Target, call: Call) -> Any:
+        """Send ``call`` past all client components, whichever they are."""
+        while True:
+            location = target.location or await self.locate(target, call.path, call.deadline)
+            try:
+                return await Sender(self, target, location.spec.dms).send(call)
+            except ChainChanged:  # nothing was sent
+                continue
+
+    async def _through(self, target: Target, call: Call, *, unwrap: bool = True) -> Any:
+        """Pass ``call`` through the client side of its chain, from the start again if that changes meanwhile."""
+        args, kwargs = call.args, call.kwargs
+        while True:
+            forward = target.forward
+            try:
+                if forward is None:
+                    forward = await self._compose_for(target, call.deadline)
+                guard = GUARD.get()
+                if guard is not None:
+                    guard(target.chain, call)
+                if self.telemetry.observing:
+                    return await self._observed(forward, target, call)
+                return await forward(call)
+            except ChainChanged:  # nothing was sent
+                _anew(call, args, kwargs)
+                if target.forward is forward:
+                    target.forward = None
+            except Raised as raised:
+                if not unwrap:
+                    raise
+                raise raised.error from None
 
     def renew(self, client_id: str) -> None:
         """Become another client, after a fork: sequences of the parent are not ours."""
         self.client_id = client_id
         self._targets = {}
 
-    async def _observed(self, forward: Forward, target: Target, call: Call) -> Any:
-        location = target.location
-        cls = location.spec.cls.rpartition(":")[2] if location is not None else "?"
-        label = f"{cls}.{call.method}"
-        return await observed(
+    def _observed(self, forward: Forward, target: Target, call: Call) -> Awaitable[Any]:
+        """As ``forward``, counted, and traced if it is chosen to be."""
+        telemetry = self.telemetry
+        ticket = 0
+        if telemetry.tracing:
+            chosen = telemetry.choose(call.traceparent)
+            if isinstance(chosen, int):
+                ticket = chosen
+            else:
+                call.traceparent = chosen
+        if telemetry.metering:
+            return self._counted(forward, target, call, ticket)
+        return self._traced(forward, target, call, ticket) if ticket else forward(call)
+
+    async def _counted(self, forward: Forward, target: Target, call: Call, ticket: int) -> Any:
+        began = self._now()
+        try:
+            result = await (self._traced(forward, target, call, ticket) if ticket else forward(call))
+        except ChainChanged:
+            raise  # nothing was sent, and it starts over
+        except BaseException as error:
+            self._series(target, call.method).add(outcome_of(error), self._now() - began)
+            raise
+        self._series(target, call.method).add(_RESULT, self._now() - began)
+        return result
+
+    def _series(self, target: Target, method: str) -> Series:
+        found = target.series.get(method)
+        if found is None:
+            dms = ",".join(dm.name for dm in target.chain)
+            found = self.telemetry.metrics.calls(names.SIDE_CLIENT, f"{target.class_name}.{method}", dms)
+            target.series[method] = found
+        return found
+
+    def _traced(self, forward: Forward, target: Target, call: Call, ticket: int) -> Awaitable[Any]:
+        return observed(
             self.telemetry,
             names.CLIENT_CALL,
             forward,
             call,
             side=names.SIDE_CLIENT,
-            label=label,
-            monotonic=self.clock.monotonic,
-            attributes={names.MICROSERVICE: call.microservice, names.METHOD_NAME: label},
+            attributes={
+                names.MICROSERVICE: call.microservice,
+                names.METHOD_NAME: f"{target.class_name}.{call.method}",
+                names.DMS: ",".join(dm.name for dm in target.chain),
+                names.RPC_SYSTEM: names.SCOPE,
+                names.RPC_SERVICE: target.class_name,
+                names.RPC_METHOD: call.method,
+            },
+            ticket=ticket,
         )
 
     async def _compose_for(self, target: Target, deadline: float) -> Forward:
         location = target.location
         if location is None:
-            location = await self._locate(target, "/", deadline)
-        forward = self._compose(location.spec.dms, ClientWorld(self, target), Sender(self, target).send)
-        target.chain, target.forward = location.spec.dms, forward
+            location = await self.locate(target, "/", deadline)
+        dms = location.spec.dms
+        forward = self._compose(dms, ClientWorld(self, target, dms), Sender(self, target, dms).send)
+        target.chain, target.forward = dms, forward
+        target.class_name, target.series = location.spec.cls.rpartition(":")[2], {}
         return forward
+
+    def live_beside(self, local: Local | None) -> None:
+        """Call ``local``, the kernel server that this client's process embeds, directly from now on; None: there is none."""
+        self._attempts.beside = local
 
     def close(self) -> None:
         """End all calls: those in flight are not repeated, later ones raise ``ClusterUnavailable``. Idempotent."""
         self.registry.close()
-
-    async def attempt(self, target: Target, call: Call) -> Any:
-        """Send ``call`` once to wherever its microservice is believed to be.
-
-        Raises:
-            NotExecuted, OutcomeUnknown, Raised, or what the server says of the call. ClusterUnavailable: it was closed.
-        """
-        self.registry.check_open()
-        found = target.where(call.path)
-        if found is None:
-            await self._locate(target, call.path, call.deadline)
-            found = target.where(call.path)
-            if found is None:
-                raise NotExecuted(f"{target.microservice} has no group {call.path}; look it up again", reason="moved")
-        group, replica = found
-        call.sent_epoch = group.epoch
-        remaining = call.deadline - self.clock.monotonic()
-        if remaining <= 0:
-            raise NotExecuted(f"the deadline of {call.method} passed before it was sent", reason="deadline")
-        local = self._local
-        if local is not None:
-            if not local.valid():
-                raise NotExecuted(f"{local.server} cannot prove its session and sends no calls", reason="not-ready")
-            if replica.server == local.server and replica.incarnation == local.incarnation:
-                return await self._attempt_local(local, call, group.epoch)
-        if self.addresses.is_lost(replica.server, replica.incarnation):
-            raise NotExecuted(f"{replica.server} is lost; a successor is being placed", reason="unreachable")
-        if self.telemetry.tracing:
-            return await traced(
-                self.telemetry,
-                names.TRANSPORT,
-                lambda call: self._attempt_remote(call, group.epoch, replica, remaining),
-                call,
-                kind="client",
-                attributes={names.PEER: replica.address, names.SERVER: replica.server, names.ATTEMPT: call.attempt},
-            )
-        return await self._attempt_remote(call, group.epoch, replica, remaining)
-
-    async def _attempt_remote(self, call: Call, epoch: int, replica: ReplicaLocation, remaining: float) -> Any:
-        address = replica.address
-        trusted = self._trusted.get(address)
-        if trusted is None:
-            trusted = self._trusted[address] = (await self.transport.peer(address, timeout_s=remaining)).trusted
-        if call.encoded is None:
-            call.encoded = codec.encode_arguments(call.args, call.kwargs, trusted=trusted)
-        number, segments = call.encoded
-        now = self.clock.monotonic()
-        if not call.first_sent:
-            call.first_sent = now
-        request = call.request
-        head = encode_call_head(
-            CallHead(
-                call.microservice,
-                call.path,
-                epoch,
-                call.method,
-                request.client,
-                request.microservice,
-                request.sequence,
-                request.path,
-                call.floor,
-                call.attempt,
-                now - call.first_sent,
-                call.deadline - now,
-                number,
-                call.traceparent,
-                call.headers,
-            )
-        )
-        try:
-            reply = await self.transport.request(address, FrameKind.CALL, head, segments, timeout_s=call.deadline - now)
-            return self._result(reply.status, reply.head, reply.segments, trusted=trusted)
-        except OutcomeUnknown:  # of the transport, or the server's own word
-            call.attempt += 1
-            raise
-
-    async def _attempt_local(self, local: Local, call: Call, epoch: int) -> Any:
-        if call.encoded is None:
-            call.encoded = codec.encode_arguments(call.args, call.kwargs, trusted=True)
-        number, segments = call.encoded
-        if len(segments) > 1:  # buffers out of band are the caller's own memory
-            segments = [segments[0], *map(bytearray, segments[1:])]
-        now = self.clock.monotonic()
-        if not call.first_sent:
-            call.first_sent = now
-        copy = Call(
-            call.microservice,
-            call.method,
-            (),
-            {},
-            call.flags,
-            call.request,
-            call.deadline,
-            call.floor,
-            call.attempt,
-            path=call.path,
-            headers=call.headers,
-            traceparent=call.traceparent,
-            age_s=now - call.first_sent,
-        )
-        try:
-            status, head, answer = await local.serve_local(copy, epoch, number, segments)
-            return self._result(status, head, answer, trusted=True)
-        except OutcomeUnknown:
-            call.attempt += 1
-            raise
-
-    def _result(self, status: int, head: Any, segments: Sequence[Any], *, trusted: bool) -> Any:
-        if status == Status.OK:
-            return codec.decode(head[0], segments, trusted=trusted, binding=self)
-        if status == Status.APPLICATION_ERROR:
-            raise Raised(codec.decode_exception(head, segments, trusted=trusted, binding=self))
-        raise decode_error(bytes(head))
 
     async def trusted(self) -> bool:
         """Whether the cluster's servers may unpickle what this process sends (same host, or mutual TLS)."""
@@ -397,7 +388,8 @@ class Runtime:
         target.stale = None
         return target
 
-    async def _locate(self, target: Target, path: str, deadline: float) -> Location:
+    async def locate(self, target: Target, path: str, deadline: float) -> Location:
+        """Look a microservice up, waiting a moment for something newer than what was of no use."""
         stale: dict[str, int] = {}
         incarnation: tuple[str, int] | None = None
         avoid = ""
@@ -405,6 +397,9 @@ class Runtime:
             server, number, avoid, epoch = target.stale
             stale[path] = epoch
             incarnation = (server, number)
+        waits = bool(stale)
+        if path != "/":
+            stale.setdefault(path, 0)  # so that the answer says if that very group cannot be called
         remaining = deadline - self.clock.monotonic()
         if remaining <= 0:
             raise NotExecuted(f"{target.microservice} was not found before the deadline", reason="deadline")
@@ -412,7 +407,7 @@ class Runtime:
             microservice=target.microservice,
             stale=stale,
             stale_incarnation=incarnation,
-            wait_s=min(_LOCATE_WAIT_S, remaining) if stale else 0.0,
+            wait_s=min(_LOCATE_WAIT_S, remaining) if waits else 0.0,
         )
         location: Location
         try:
@@ -439,12 +434,18 @@ class Runtime:
                 groups = {**location.groups, path: GroupLocation(int(details["epoch"]), (moved,), group.primary)}
                 target.location = Location(location.microservice, location.spec, groups, location.methods)
                 return True
-        if found is not None and error.reason not in {"overloaded", "deadline", "moving", "not-ready"}:
+        if found is not None and error.reason not in {"overloaded", "deadline", "locked", "moving", "not-ready"}:
             group, replica = found
             target.stale = (replica.server, replica.incarnation, replica.address, group.epoch)
             target.location = None
-            self._trusted.pop(replica.address, None)
+            self._attempts.forget(replica.address)
         return False
+
+
+def _anew(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Return ``call`` as it was before any client component: what those of another chain made of it is theirs."""
+    call.args, call.kwargs, call.encoded, call.headers, call.path = args, kwargs, None, None, "/"
+    return call
 
 
 def _loaded_class(path: str) -> type | None:

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from amino.aio.mode import drive, on_loop
-from amino.contracts.calls import CURRENT
+from amino.aio.mode import drive, on_loop, running_loop
+from amino.contracts.calls import CURRENT, PerShard
 from amino.errors import Invalid
-from amino.marks import ASYNC, method_table
+from amino.marks import ASYNC, BROADCAST, KEYED, fold_of, method_table
 from amino.wire.codec import BINDING, Reference
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class DynamicStub(Stub):
 def _undecided(stub: DynamicStub, name: str) -> Callable[..., Awaitable[Any]]:
     async def call(*args: Any, **kwargs: Any) -> Any:
         runtime, target = _home_of(stub)
-        return await runtime.invoke(target, name, 0, args, kwargs)
+        flags = (await runtime.methods(target)).get(name, 0)
+        return await _method(name, flags).__amino_async__(stub, *args, **kwargs)  # type: ignore[attr-defined]
 
     call.__amino_async__ = call  # type: ignore[attr-defined]
     return call
@@ -119,9 +120,14 @@ def _home_of(stub: Stub) -> tuple[Runtime, Target]:
     return runtime, runtime.target(target.microservice, target.name)
 
 
-def _method(name: str, flags: int) -> Callable[..., Any]:
+def _method(name: str, flags: int, original: Any = None) -> Callable[..., Any]:
+    if flags & (KEYED | BROADCAST):
+        return _sharded(name, flags, original)
+
     async def asynchronous(self: Stub, *args: Any, **kwargs: Any) -> Any:
-        runtime, target = _home_of(self)
+        runtime, target = self._amino_runtime, self._amino_target
+        if runtime is None:
+            runtime, target = _home_of(self)
         return await runtime.invoke(target, name, flags, args, kwargs)
 
     if flags & ASYNC:
@@ -129,12 +135,38 @@ def _method(name: str, flags: int) -> Callable[..., Any]:
     else:
 
         def blocking(self: Stub, *args: Any, **kwargs: Any) -> Any:
-            if on_loop():
+            if running_loop() is not None:
                 raise _on_a_loop(f"{type(self).__name__}.{name}")
-            runtime, target = _home_of(self)
+            runtime, target = self._amino_runtime, self._amino_target
+            if runtime is None:
+                runtime, target = _home_of(self)
             return drive(runtime.invoke(target, name, flags, args, kwargs))
 
         function = blocking
+    function.__name__ = name
+    function.__amino_async__ = asynchronous  # type: ignore[attr-defined]
+    return function
+
+
+def _sharded(name: str, flags: int, original: Any) -> Callable[..., Any]:
+    """Return a method that passes its arguments by position, where managers find the key, and folds results."""
+    signature = inspect.signature(original) if original is not None else None
+    fold = fold_of(original)
+
+    async def asynchronous(self: Stub, *args: Any, **kwargs: Any) -> Any:
+        if signature is not None and kwargs:
+            bound = signature.bind(self, *args, **kwargs)
+            args, kwargs = bound.args[1:], bound.kwargs
+        runtime, target = _home_of(self)
+        result = await runtime.invoke(target, name, flags, args, kwargs)
+        return fold(list(result)) if type(result) is PerShard else result
+
+    def blocking(self: Stub, *args: Any, **kwargs: Any) -> Any:
+        if on_loop():
+            raise _on_a_loop(f"{type(self).__name__}.{name}")
+        return drive(asynchronous(self, *args, **kwargs))
+
+    function: Callable[..., Any] = asynchronous if flags & ASYNC else blocking
     function.__name__ = name
     function.__amino_async__ = asynchronous  # type: ignore[attr-defined]
     return function
@@ -156,8 +188,8 @@ def stub_class(cls: type) -> type[Stub]:
     if found is None:
         members: dict[str, Any] = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__}
         for name, flags in method_table(cls).items():
-            function = _method(name, flags)
             original = getattr(cls, name)
+            function = _method(name, flags, original)
             function.__doc__ = original.__doc__
             function.__qualname__ = f"{cls.__qualname__}.{name}"
             function.__wrapped__ = original  # type: ignore[attr-defined] # editors and inspect show the user's signature

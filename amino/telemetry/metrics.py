@@ -1,17 +1,28 @@
 """The instruments, as the rest of Amino uses them.
 
-Owns the interface and its form without effect; the OpenTelemetry side is in ``otel``. Leaves names to
-``names``.
-Invariant: every instrument is created once per process part; hot paths read ``telemetry.metering`` first.
-Failure behaviour: a gauge callback that raises is logged once by the exporter side and shows no value.
+Owns the interface and its form without effect. Leaves the OpenTelemetry side to ``otel_metrics`` and names to ``names``.
+Invariants: every instrument is created once per process part; hot paths read ``telemetry.metering`` first, and hold the
+``Series`` of what they count.
+Failure behaviour: a gauge callback that raises is logged by the exporter side and shows no value.
 """
 # ruff: noqa: ARG002 - the form without effect takes what the other one uses
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
-Reading = Callable[[], float]
+Labels = Mapping[str, str]
+Reading = Callable[[], Iterable[tuple[Labels, float]]]
+"""What a gauge shows now: values with their attributes (keys of ``names``), those that matter most first."""
+
+
+class Series:
+    """The calls of one method, on one side; this base class has no effect. From any thread; never waits."""
+
+    __slots__ = ()
+
+    def add(self, outcome: str, duration_s: float) -> None:
+        """Count one call: one of ``names.OUTCOME_*``, and its seconds."""
 
 
 class Metrics:
@@ -19,15 +30,15 @@ class Metrics:
 
     __slots__ = ()
 
-    def call(self, side: str, method: str, outcome: str, duration_s: float) -> None:
-        """Count one call and its duration.
+    def calls(self, side: str, method: str, dms: str) -> Series:
+        """Return the series of a method; ask once and keep it.
 
         Args:
             side: ``names.SIDE_CLIENT`` or ``names.SIDE_SERVER``.
             method: ``Class.method``.
-            outcome: one of ``names.OUTCOME_*``.
-            duration_s: seconds.
+            dms: names of the managers, with commas.
         """
+        return NO_SERIES
 
     def failover(self, kind: str, duration_s: float) -> None:
         """Count one recovered loss of an incarnation, with the seconds from lost to all placed again."""
@@ -38,16 +49,19 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count one call that was refused before it ran: ``malformed``, or the reason of its ``NotExecuted``."""
 
-    def watch_queue(self, queue: str, read: Reading) -> Callable[[], None]:
-        """Show ``read()`` as the depth of ``queue`` at each export; returns what ends that."""
-        return _nothing
+    def keepalive(self, duration_s: float, *, ok: bool = True) -> None:
+        """Count one round trip that keeps the session alive."""
 
-    def watch_session(self, server: str, read: Reading) -> Callable[[], None]:
-        """Show ``read()`` (seconds) as the session validity of ``server``; returns what ends that."""
-        return _nothing
+    def etcd(self, operation: str, duration_s: float, *, ok: bool = True) -> None:
+        """Count one operation on etcd, with the seconds until it had succeeded or was given up."""
 
-    def watch_replication_lag(self, replica: str, read: Reading) -> Callable[[], None]:
-        """Show ``read()`` (entries) as the lag of ``replica``'s group; returns what ends that."""
+    def watch(self, name: str, read: Reading) -> Callable[[], None]:
+        """Show what ``read`` returns as the gauge ``name`` at each export; returns what ends that.
+
+        Args:
+            name: from ``names``.
+            read: called by the exporter's thread; of many values only the first ones are shown.
+        """
         return _nothing
 
 
@@ -55,4 +69,5 @@ def _nothing() -> None:
     return None
 
 
+NO_SERIES = Series()
 NO_METRICS = Metrics()

@@ -8,7 +8,7 @@ Failure behaviour: none.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 SCOPE: Final = "amino"
 """Name of the instrumentation scope of all our spans and metrics."""
@@ -16,21 +16,23 @@ SCOPE: Final = "amino"
 # Spans of a call. One call is one trace:
 # CLIENT_CALL > CLIENT_DM > TRANSPORT > SERVER_CALL > SERVER_DM > METHOD.
 CLIENT_CALL: Final = "amino.call"
-"""One call as its caller sees it, stub to outcome; kind client. Attributes: METHOD_NAME, MICROSERVICE."""
+"""One call as its caller sees it, stub to outcome; kind client. Attributes: METHOD_NAME, MICROSERVICE, DMS,
+OUTCOME, ATTEMPT."""
 CLIENT_DM: Final = "amino.dm.client"
 """One DM's client component around the rest of the call; attribute DM."""
 TRANSPORT: Final = "amino.transport"
-"""One request on a link, sent to answered; kind client. Attribute PEER. Retries are several of these."""
+"""One request on a link, sent to answered; kind client. Retries are several of these. Attributes: PEER, SERVER, REPLICA, EPOCH,
+ATTEMPT."""
 SERVER_CALL: Final = "amino.serve"
-"""One request inside a kernel server, read to replied; kind server; its parent came in the frame."""
+"""One request inside a kernel server, read to replied; kind server; its parent came in the frame; linked to what delayed it.
+Attributes: METHOD_NAME, MICROSERVICE, DMS, REPLICA, EPOCH, SERVER, REQUEST, ATTEMPT, OUTCOME."""
 SERVER_DM: Final = "amino.dm.server"
 """One DM's server component around the rest of the call; attribute DM."""
 METHOD: Final = "amino.method"
 """The user's method itself; calls that it makes are its children."""
-COORDINATOR_DM: Final = "amino.dm.coordinator"
-"""One upcall of a DM coordinator; attributes DM and UPCALL."""
 SYSTEM_CALL: Final = "amino.system"
-"""One request to the OMS or kernel services; attributes SERVICE and METHOD_NAME."""
+"""One request to a server's OMS (`registry`) or `kernel` on behalf of something traced; kind server. Attributes: SERVICE,
+METHOD_NAME."""
 
 # Spans of the life of an object.
 CREATE: Final = "amino.create"
@@ -38,13 +40,17 @@ CREATE: Final = "amino.create"
 DELETE: Final = "amino.delete"
 """Deletion of a microservice, until nothing of it is left."""
 PLACE: Final = "amino.place"
-"""Placing one replica on a server: instantiate, restore, confirm."""
+"""Placing one replica on a server: instantiate, restore, confirm. Attributes: MICROSERVICE, SERVER, REPLICA, EPOCH, OPERATION."""
 MIGRATE: Final = "amino.migrate"
 """Moving one replica, intent to source dropped."""
+CHANGE: Final = "amino.change"
+"""Changing the spec of a running microservice, asked for to serving again."""
 CHECKPOINT: Final = "amino.checkpoint"
 """Writing and publishing one checkpoint. Attributes: SIZE_BYTES, SEQUENCE."""
 RESTORE: Final = "amino.restore"
 """Reading the newest intact checkpoint. Attributes: SIZE_BYTES, SEQUENCE."""
+ELECTION: Final = "amino.election"
+"""Taking the lead of one slot, claimed to ready; a trace of its own. Attributes: SLOT, SERVER."""
 ETCD: Final = "amino.etcd"
 """One operation on etcd that a call or command waits for; kind client; attributes OPERATION, PEER."""
 
@@ -61,60 +67,25 @@ FAILOVER_PLACED: Final = "amino.failover.placed"
 """From detected to the guarded write of an object's new placement. Attributes: MICROSERVICE, SERVER, EPOCH."""
 FAILOVER_RESTORED: Final = "amino.failover.restored"
 """From placed to confirmed with its state on the new server. Attributes: MICROSERVICE, SERVER, EPOCH."""
+FAILOVER_PROMOTED: Final = "amino.failover.promoted"
+"""From the moment a replica heard that it is primary to its serving. Attributes: MICROSERVICE, SERVER, EPOCH."""
 FAILOVER_FIRST_CALL: Final = "amino.failover.first_call"
-"""From restored to the first good reply of the object. Attributes: MICROSERVICE, METHOD_NAME."""
+"""From restored or promoted to the first good reply of the object; linked to that call. Attributes: MICROSERVICE, METHOD_NAME."""
 
 SPANS: Final = frozenset(
     {
-        CLIENT_CALL, CLIENT_DM, TRANSPORT, SERVER_CALL, SERVER_DM, METHOD, COORDINATOR_DM, SYSTEM_CALL,
-        CREATE, DELETE, PLACE, MIGRATE, CHECKPOINT, RESTORE, ETCD, FAILOVER, FAILOVER_LOST, FAILOVER_DETECTED,
-        FAILOVER_ELECTED, FAILOVER_PLACED, FAILOVER_RESTORED, FAILOVER_FIRST_CALL,
+        CLIENT_CALL, CLIENT_DM, TRANSPORT, SERVER_CALL, SERVER_DM, METHOD, SYSTEM_CALL,
+        CREATE, DELETE, PLACE, MIGRATE, CHANGE, CHECKPOINT, RESTORE, ELECTION, ETCD, FAILOVER, FAILOVER_LOST,
+        FAILOVER_DETECTED, FAILOVER_ELECTED, FAILOVER_PLACED, FAILOVER_RESTORED, FAILOVER_PROMOTED, FAILOVER_FIRST_CALL,
     }
 )  # fmt: skip
 
-# Metrics: name, and in METRICS its unit and meaning.
-CALLS: Final = "amino.calls"
-CALL_DURATION: Final = "amino.call.duration"
-QUEUE_DEPTH: Final = "amino.queue.depth"
-SESSION_VALIDITY: Final = "amino.session.validity"
-REPLICATION_LAG: Final = "amino.replication.lag"
-FAILOVERS: Final = "amino.failovers"
-FAILOVER_DURATION: Final = "amino.failover.duration"
-CHECKPOINTS: Final = "amino.checkpoints"
-CHECKPOINT_SIZE: Final = "amino.checkpoint.size"
-CHECKPOINT_DURATION: Final = "amino.checkpoint.duration"
-REFUSED: Final = "amino.refused"
-
-METRICS: Final[dict[str, tuple[str, str]]] = {
-    CALLS: ("{call}", "Calls by side, method and outcome."),
-    CALL_DURATION: ("s", "Histogram of call durations by side and method."),
-    QUEUE_DEPTH: (
-        "{call}",
-        "Calls in flight or waiting now, by queue: `server` (all of a kernel server), `threads` (its busy workers).",
-    ),
-    SESSION_VALIDITY: (
-        "s",
-        "Seconds for which the server's session is still proved valid; negative when it is not.",
-    ),
-    REPLICATION_LAG: (
-        "{entry}",
-        "Entries that the slowest in-sync replica of a group has still to acknowledge.",
-    ),
-    FAILOVERS: ("{failover}", "Incarnations recovered from, by kind."),
-    FAILOVER_DURATION: ("s", "Histogram of the time from lost to the last object placed again, by kind."),
-    CHECKPOINTS: ("{checkpoint}", "Checkpoints by outcome."),
-    CHECKPOINT_SIZE: ("By", "Histogram of checkpoint sizes."),
-    CHECKPOINT_DURATION: ("s", "Histogram of the time to write and publish a checkpoint."),
-    REFUSED: ("{call}", "Calls refused before they ran, by reason; `malformed` for bad input."),
-}
-
 # Attributes of spans and metrics, and keys of log records.
 MICROSERVICE: Final = "amino.microservice"
-CLASS: Final = "amino.class"
 REPLICA: Final = "amino.replica"
 METHOD_NAME: Final = "amino.method"
 DM: Final = "amino.dm"
-UPCALL: Final = "amino.upcall"
+DMS: Final = "amino.dms"
 SERVICE: Final = "amino.service"
 SERVER: Final = "amino.server"
 INCARNATION: Final = "amino.incarnation"
@@ -133,14 +104,34 @@ OPERATION: Final = "amino.operation"
 SIZE_BYTES: Final = "amino.size_bytes"
 SEQUENCE: Final = "amino.sequence"
 
+# Attributes of OpenTelemetry's semantic conventions, beside ours on the spans that they fit.
+RPC_SYSTEM: Final = "rpc.system"
+RPC_SERVICE: Final = "rpc.service"
+RPC_METHOD: Final = "rpc.method"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+ERROR_TYPE: Final = "error.type"
+DB_SYSTEM: Final = "db.system.name"
+DB_OPERATION: Final = "db.operation.name"
+
+CONVENTIONS: Final[dict[str, str]] = {
+    RPC_SYSTEM: "`amino`, on calls and requests to services.",
+    RPC_SERVICE: "Name of the user's class, or of the service.",
+    RPC_METHOD: "Name of the method alone.",
+    SERVER_ADDRESS: "Host of the other end.",
+    SERVER_PORT: "Port of the other end.",
+    ERROR_TYPE: "Type of the error that ended the span.",
+    DB_SYSTEM: "`etcd`.",
+    DB_OPERATION: "As `amino.operation`.",
+}
+
 ATTRIBUTES: Final[dict[str, str]] = {
     MICROSERVICE: "Microservice id.",
-    CLASS: "Import path of the user's class.",
     REPLICA: "Replica id.",
     METHOD_NAME: "Class and method, `Counter.add`; for services the service method.",
     DM: "Name of the deployment manager.",
-    UPCALL: "Which upcall of the component.",
-    SERVICE: "`oms` or `kernel`.",
+    DMS: "Names of the chain's deployment managers, from the outside in, with commas.",
+    SERVICE: "`registry` or `kernel`.",
     SERVER: "Name of the kernel server.",
     INCARNATION: "Its incarnation (create revision of its key).",
     CLUSTER: "Name of the cluster.",
@@ -149,7 +140,7 @@ ATTRIBUTES: Final[dict[str, str]] = {
     REQUEST: "Request id.",
     ATTEMPT: "Sends after an unknown outcome, 0 at first.",
     PEER: "Address of the other end.",
-    OUTCOME: "`result`, `application-error`, `not-executed` or `unknown`; for checkpoints `ok` or `failed`.",
+    OUTCOME: "`result`, `application-error`, `not-executed` or `unknown`; for checkpoints, keepalives and etcd `ok` or `failed`.",
     REASON: "Why not executed or refused.",
     KIND: "Kind of loss: `crash`, `hang`, `expiry`.",
     SIDE: "`client` or `server`.",
@@ -157,6 +148,129 @@ ATTRIBUTES: Final[dict[str, str]] = {
     OPERATION: "`get`, `put`, `txn`, `watch`, `lease` ...",
     SIZE_BYTES: "Size in bytes.",
     SEQUENCE: "Sequence number of a checkpoint.",
+}
+
+# Metrics: name, and in METRICS what they are; ``docs/metrics.md`` is generated from it.
+CALLS: Final = "amino.calls"
+CALL_DURATION: Final = "amino.call.duration"
+IN_FLIGHT: Final = "amino.calls.in_flight"
+REFUSED: Final = "amino.refused"
+QUEUE_DEPTH: Final = "amino.queue.depth"
+SESSION_VALIDITY: Final = "amino.session.validity"
+KEEPALIVE_DURATION: Final = "amino.keepalive.duration"
+SLOTS_LED: Final = "amino.slots.led"
+FAILOVERS: Final = "amino.failovers"
+FAILOVER_DURATION: Final = "amino.failover.duration"
+REPLICATION_LAG: Final = "amino.replication.lag"
+IN_SYNC: Final = "amino.replication.in_sync"
+WANTED: Final = "amino.replication.wanted"
+CHECKPOINTS: Final = "amino.checkpoints"
+CHECKPOINT_AGE: Final = "amino.checkpoint.age"
+CHECKPOINT_SIZE: Final = "amino.checkpoint.size"
+CHECKPOINT_DURATION: Final = "amino.checkpoint.duration"
+ETCD_DURATION: Final = "amino.etcd.duration"
+ETCD_SIZE: Final = "amino.etcd.size"
+MICROSERVICES: Final = "amino.microservices"
+MICROSERVICE_MEMORY: Final = "amino.microservice.memory"
+PROCESS_MEMORY: Final = "amino.process.memory"
+MEMORY_AVAILABLE: Final = "amino.memory.available"
+
+
+class Metric(NamedTuple):
+    """What a metric is.
+
+    Args:
+        kind: ``counter``, ``histogram`` or ``gauge``. attributes: the keys of its series.
+    """
+
+    kind: Literal["counter", "histogram", "gauge"]
+    unit: str
+    meaning: str
+    attributes: tuple[str, ...] = ()
+
+
+METRICS: Final[dict[str, Metric]] = {
+    CALLS: Metric("counter", "{call}", "Calls that ended.", (SIDE, METHOD_NAME, DMS, OUTCOME)),
+    CALL_DURATION: Metric(
+        "histogram",
+        "s",
+        "How long calls took: at the client stub to outcome, at the server read to replied.",
+        (SIDE, METHOD_NAME, DMS),
+    ),
+    IN_FLIGHT: Metric(
+        "gauge", "{call}", "Calls that run in a kernel server now, or wait for something there.", (SERVER,)
+    ),
+    REFUSED: Metric(
+        "counter", "{call}", "Calls that a kernel server refused before they ran; `malformed` for bad input.", (REASON,)
+    ),
+    QUEUE_DEPTH: Metric(
+        "gauge",
+        "{item}",
+        "What waits or is worked at: `threads` (worker threads that run a method), `reconciler` (microservices that a slot "
+        "leader has to look at), `events` (events to be written).",
+        (QUEUE, SERVER),
+    ),
+    SESSION_VALIDITY: Metric(
+        "gauge", "s", "For how long the session is still proved valid; negative when it is not.", (SERVER,)
+    ),
+    KEEPALIVE_DURATION: Metric(
+        "histogram",
+        "s",
+        "Round trips to etcd that keep a server's session: its beats, and keepalives of its lease.",
+        (OUTCOME,),
+    ),
+    SLOTS_LED: Metric(
+        "gauge", "{slot}", "Slots that the server leads; 64 over all servers when all is well.", (SERVER,)
+    ),
+    FAILOVERS: Metric("counter", "{failover}", "Incarnations recovered from.", (KIND,)),
+    FAILOVER_DURATION: Metric("histogram", "s", "Time from lost to the last object placed again.", (KIND,)),
+    REPLICATION_LAG: Metric(
+        "gauge",
+        "{entry}",
+        "Entries that the slowest in-sync replica has still to acknowledge, told by the primary; the worst groups only.",
+        (MICROSERVICE, SERVER),
+    ),
+    IN_SYNC: Metric(
+        "gauge",
+        "{replica}",
+        "Size of the in-sync set, told by the primary; the smallest groups only.",
+        (MICROSERVICE, SERVER),
+    ),
+    WANTED: Metric(
+        "gauge",
+        "{replica}",
+        "How many replicas there should be, for the groups shown by the metric before.",
+        (MICROSERVICE, SERVER),
+    ),
+    CHECKPOINTS: Metric("counter", "{checkpoint}", "Checkpoints, `ok` or `failed`.", (OUTCOME,)),
+    CHECKPOINT_AGE: Metric(
+        "gauge",
+        "s",
+        "Time since the last checkpoint of a microservice here was published; the oldest only.",
+        (MICROSERVICE, SERVER),
+    ),
+    CHECKPOINT_SIZE: Metric("histogram", "By", "Sizes of checkpoints."),
+    CHECKPOINT_DURATION: Metric("histogram", "s", "Time to write and publish a checkpoint."),
+    ETCD_DURATION: Metric(
+        "histogram", "s", "Operations on etcd as their caller sees them, repeats included.", (OPERATION, OUTCOME)
+    ),
+    ETCD_SIZE: Metric(
+        "gauge", "By", "Size of the database of the etcd member that the server talks to.", (SERVER, PEER)
+    ),
+    MICROSERVICES: Metric("gauge", "{replica}", "Replicas that the server hosts.", (SERVER,)),
+    MICROSERVICE_MEMORY: Metric(
+        "gauge",
+        "By",
+        "Estimated memory of a microservice's object on this server, from time to time; the largest only.",
+        (MICROSERVICE, SERVER),
+    ),
+    PROCESS_MEMORY: Metric("gauge", "By", "Resident memory of the process."),
+    MEMORY_AVAILABLE: Metric(
+        "gauge",
+        "{share}",
+        "Share, 0 to 1, of the memory of its machine and control groups that the server may still take.",
+        (SERVER,),
+    ),
 }
 
 OUTCOME_RESULT: Final = "result"
@@ -167,8 +281,12 @@ OUTCOME_UNKNOWN: Final = "unknown"
 SIDE_CLIENT: Final = "client"
 SIDE_SERVER: Final = "server"
 
-QUEUE_SERVER: Final = "server"
 QUEUE_THREADS: Final = "threads"
+QUEUE_RECONCILER: Final = "reconciler"
+QUEUE_EVENTS: Final = "events"
+
+OK: Final = "ok"
+FAILED: Final = "failed"
 
 # Keys that the log formatter adds to each record by itself.
 LOG_TIME: Final = "time"
@@ -178,5 +296,6 @@ LOG_MESSAGE: Final = "msg"
 LOG_ERROR: Final = "error"
 LOG_TRACE: Final = "trace_id"
 LOG_SPAN: Final = "span_id"
+LOG_MORE: Final = "suppressed"
 
-LOG_KEYS: Final = (LOG_TIME, LOG_LEVEL, LOG_LOGGER, LOG_MESSAGE, LOG_ERROR, LOG_TRACE, LOG_SPAN)
+LOG_KEYS: Final = (LOG_TIME, LOG_LEVEL, LOG_LOGGER, LOG_MESSAGE, LOG_ERROR, LOG_TRACE, LOG_SPAN, LOG_MORE)

@@ -1,39 +1,51 @@
-"""Spans and metrics on OpenTelemetry; imported only when telemetry is on.
+"""Spans on OpenTelemetry; imported only when telemetry is on.
 
-Owns the translation between our interface and OpenTelemetry's. Leaves providers and exporters to ``setup``.
+Owns the translation between our interface and OpenTelemetry's. Leaves metrics to ``otel_metrics``, providers and exporters to
+``setup``.
 Invariants: the current span lives in OpenTelemetry's own context, so an application's spans and ours nest in
-each other; attribute sets of metrics are bounded by the number of methods.
+each other; a call that is not sampled costs no span anywhere, and what its method traces itself is not sampled either.
 Failure behaviour: as ``trace``: nothing raises into a call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
+import random
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation import set_span_in_context
 
 from amino.aio import mode
-from amino.telemetry import names
-from amino.telemetry.metrics import Metrics, Reading
-from amino.telemetry.trace import Attributes, Kind, Span, Telemetry, Value, failover_traceparent
+from amino.telemetry import names, trace
+from amino.telemetry.otel_metrics import OtelMetrics
+from amino.telemetry.trace import (
+    UNDECIDED,
+    Attributes,
+    Kind,
+    Span,
+    Telemetry,
+    Value,
+    failover_traceparent,
+    is_unsampled,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from contextvars import Token
     from types import TracebackType
 
     from opentelemetry.context import Context
+    from opentelemetry.util.types import Attributes as OtelAttributes
 
-_log = logging.getLogger("amino.telemetry")
+    from amino.telemetry.call_series import CallSeries
 
 _KINDS: dict[str, SpanKind] = {
     "internal": SpanKind.INTERNAL,
@@ -42,18 +54,13 @@ _KINDS: dict[str, SpanKind] = {
     "producer": SpanKind.PRODUCER,
     "consumer": SpanKind.CONSUMER,
 }
-_DURATION_BOUNDS_S = (
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0, 30.0,
-)  # fmt: skip
-_SIZE_BOUNDS = tuple(float(4**power) for power in range(4, 16))
-_METHODS_MAX = 10_000
-
 _chosen_ids: ContextVar[tuple[int, int] | None] = ContextVar("amino_chosen_ids", default=None)
+_chosen_low: ContextVar[int] = ContextVar("amino_chosen_low", default=0)
+_LOW_BITS = 64
 
 
 class ChosenIds(IdGenerator):
-    """Random ids, except for a span whose ids were agreed on beforehand (the root of a failover)."""
+    """Random ids, except for a span whose ids were agreed on beforehand: the root of a failover, a call chosen to be sampled."""
 
     def __init__(self) -> None:
         self._random = RandomIdGenerator()
@@ -61,7 +68,12 @@ class ChosenIds(IdGenerator):
     def generate_trace_id(self) -> int:
         """Return the trace id of a new root span."""
         chosen = _chosen_ids.get()
-        return chosen[0] if chosen is not None else self._random.generate_trace_id()
+        if chosen is not None:
+            return chosen[0]
+        low = _chosen_low.get()
+        if low:
+            return random.getrandbits(_LOW_BITS) << _LOW_BITS | low
+        return self._random.generate_trace_id()
 
     def generate_span_id(self) -> int:
         """Return the id of a new span."""
@@ -71,6 +83,36 @@ class ChosenIds(IdGenerator):
     def is_trace_id_random(self) -> bool:
         """Return whether trace ids are random in W3C's sense; agreed ones are hashes."""
         return _chosen_ids.get() is None
+
+
+class Abiding(Sampler):
+    """Leaves out new traces that are begun within a call which is left out; all else is ``sampler``'s to decide."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: OtelAttributes = None,
+        links: Sequence[otel_trace.Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Decide on a span; one whose context was given has a parent, or none by intent."""
+        if (
+            parent_context is None
+            and is_unsampled(trace.call_traceparent())
+            and not otel_trace.get_current_span().get_span_context().is_valid
+        ):
+            return SamplingResult(Decision.DROP)
+        return self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        """Name it, and what it asks."""
+        return f"Abiding({self._sampler.get_description()})"
 
 
 class OtelSpan(Span):
@@ -105,8 +147,14 @@ class OtelSpan(Span):
         if isinstance(error, BaseException):
             self._span.record_exception(error)
             self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            self._span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
         else:
             self._span.set_status(Status(StatusCode.ERROR, error))
+
+    def link(self, traceparent: str) -> None:
+        """Note that the span has to do with another trace's span."""
+        for context in _linked((traceparent,)):
+            self._span.add_link(context)
 
     def traceparent(self) -> str | None:
         """Return what names this span as a parent in another process."""
@@ -135,6 +183,27 @@ class OtelSpan(Span):
         self.end()
 
 
+class _Inside(Span):
+    """Makes a span of another process the current one."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(self._context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            otel_context.detach(self._token)
+            self._token = None
+
+
 class OtelTelemetry(Telemetry):
     """Telemetry switched on.
 
@@ -142,25 +211,40 @@ class OtelTelemetry(Telemetry):
         tracer: records spans; None when only metrics are wanted. meter: records metrics; None when only
         traces are wanted. stop: exports what is left and stops the providers, within the seconds given;
         returns whether it all went.
+        sampled: the share (0 to 1) of new traces that the tracer's sampler chooses by their ids, if that is what it does and its
+            ids are ``ChosenIds``; None leaves each choice to the sampler.
+        series: counts calls where the exporter of the metrics is ours.
+        abiding: whether the tracer's sampler is an ``Abiding`` one.
     """
 
-    __slots__ = ("_closed", "_stop", "_tracer")
+    __slots__ = ("_bound", "_closed", "_left_out", "_stop", "_tracer")
 
     def __init__(
         self,
         tracer: otel_trace.Tracer | None,
         meter: Meter | None,
         stop: Callable[[float], bool] | None = None,
+        *,
+        sampled: float | None = None,
+        series: CallSeries | None = None,
+        abiding: bool = False,
     ) -> None:
         super().__init__()
+        self._bound = None if sampled is None else round(sampled * (1 << _LOW_BITS))
+        self._left_out = f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
         self._tracer = tracer or otel_trace.NoOpTracer()
         self._stop = stop
         self._closed = False
         self.tracing = tracer is not None
         self.metering = meter is not None
         self.observing = self.tracing or self.metering
+        self.surrounds = self.tracing and not abiding
         if meter is not None:
-            self.metrics = OtelMetrics(meter)
+            self.metrics = OtelMetrics(meter, series)
+        if tracer is not None:
+            trace.read_current = self.traceparent
+            nowhere = _remote(self._left_out)
+            trace.make_left_out = lambda: _Inside(nowhere)
 
     def span(
         self,
@@ -169,9 +253,33 @@ class OtelTelemetry(Telemetry):
         kind: Kind = "internal",
         parent: str | None = None,
         attributes: Attributes | None = None,
+        ticket: int = UNDECIDED,
     ) -> Span:
         """Return a started span to be used with ``with``."""
-        return OtelSpan(self._tracer.start_span(name, _parent(parent), _KINDS[kind], attributes))
+        if ticket == UNDECIDED:
+            return OtelSpan(self._tracer.start_span(name, _parent(parent), _KINDS[kind], attributes))
+        token = _chosen_low.set(ticket)
+        try:
+            return OtelSpan(self._tracer.start_span(name, _parent(parent), _KINDS[kind], attributes))
+        finally:
+            _chosen_low.reset(token)
+
+    def choose(self, parent: str | None) -> str | int:
+        """Decide whether a call is left out of the traces."""
+        if parent is not None:
+            return parent if is_unsampled(parent) else UNDECIDED
+        if otel_context.get_current():  # empty almost always, and far cheaper to ask than for the span in it
+            current = otel_trace.get_current_span().get_span_context()
+            if current.is_valid:
+                return UNDECIDED if current.trace_flags.sampled else _format(current) or UNDECIDED
+        if self._bound is None:
+            return UNDECIDED
+        low = random.getrandbits(_LOW_BITS) or 1
+        return low if low < self._bound else self._left_out
+
+    def inside(self, traceparent: str) -> Span:
+        """Return what makes ``traceparent`` the current span."""
+        return _Inside(_remote(traceparent))
 
     def start_span(
         self,
@@ -195,9 +303,12 @@ class OtelTelemetry(Telemetry):
         parent: str | None = None,
         attributes: Attributes | None = None,
         error: str | None = None,
+        links: Sequence[str] = (),
     ) -> str | None:
         """Record a span that is already over; its end is never before its start."""
         span = self.start_span(name, parent=parent, attributes=attributes, start_ns=start_ns)
+        for link in links:
+            span.link(link)
         if error is not None:
             span.error(error)
         span.end(at_ns=max(start_ns, end_ns))
@@ -224,8 +335,12 @@ class OtelTelemetry(Telemetry):
         span.end(max(start_ns, end_ns))
 
     def traceparent(self) -> str | None:
-        """Return the current span's W3C traceparent, with tracestate if there is one."""
-        return _format(otel_trace.get_current_span().get_span_context())
+        """Return the current span's W3C traceparent, with tracestate if there is one; else that of a call that is left out."""
+        current = _format(otel_trace.get_current_span().get_span_context())
+        if current is None:
+            of_call = trace.call_traceparent()
+            return of_call if is_unsampled(of_call) else None
+        return current
 
     async def aclose(self, timeout_s: float = 2.0) -> bool:
         """Export what is left and stop; gives up after ``timeout_s`` seconds."""
@@ -246,11 +361,29 @@ def _parent(text: str | None) -> Context | None:
     """Return the context for ``parent=text``; None is the current one, an empty one starts a new trace."""
     if text is None:
         return None
+    span_context = _parsed(text)
+    if span_context is None:
+        return otel_context.Context()
+    return set_span_in_context(otel_trace.NonRecordingSpan(span_context))
+
+
+def _linked(texts: Sequence[str]) -> list[SpanContext]:
+    return [context for context in map(_parsed, texts) if context is not None]
+
+
+@lru_cache(maxsize=64)  # what is left out of the traces has one traceparent for each client
+def _remote(text: str) -> Context:
+    span = otel_trace.NonRecordingSpan(_parsed(text) or otel_trace.INVALID_SPAN_CONTEXT)
+    return set_span_in_context(span, otel_context.Context())
+
+
+def _parsed(text: str) -> SpanContext | None:
+    """Return what a traceparent, with tracestate or without, names; None if it is malformed."""
     head, _, state = text.partition(" ")
     parts = head.split("-")
     try:
         if len(parts) < 4 or (len(parts[1]), len(parts[2])) != (32, 16) or parts[0] == "ff":
-            return otel_context.Context()
+            return None
         span_context = SpanContext(
             int(parts[1], 16),
             int(parts[2], 16),
@@ -259,114 +392,5 @@ def _parent(text: str | None) -> Context | None:
             trace_state=TraceState.from_header([state]) if state else None,
         )
     except ValueError:
-        return otel_context.Context()
-    if not span_context.is_valid:
-        return otel_context.Context()
-    return set_span_in_context(otel_trace.NonRecordingSpan(span_context))
-
-
-class OtelMetrics(Metrics):
-    """The instruments on one OpenTelemetry meter."""
-
-    __slots__ = (
-        "_calls", "_checkpoints", "_counted", "_durations", "_failover_s", "_failovers", "_gauges", "_refused",
-        "_sizes", "_timed", "_written_s",
-    )  # fmt: skip
-
-    def __init__(self, meter: Meter) -> None:
-        def histogram(name: str, bounds: Iterable[float]) -> Histogram:
-            unit, text = names.METRICS[name]
-            return meter.create_histogram(name, unit, text, explicit_bucket_boundaries_advisory=list(bounds))
-
-        def counter(name: str) -> Counter:
-            unit, text = names.METRICS[name]
-            return meter.create_counter(name, unit, text)
-
-        self._calls = counter(names.CALLS)
-        self._durations = histogram(names.CALL_DURATION, _DURATION_BOUNDS_S)
-        self._failovers = counter(names.FAILOVERS)
-        self._failover_s = histogram(names.FAILOVER_DURATION, _DURATION_BOUNDS_S)
-        self._checkpoints = counter(names.CHECKPOINTS)
-        self._sizes = histogram(names.CHECKPOINT_SIZE, _SIZE_BOUNDS)
-        self._written_s = histogram(names.CHECKPOINT_DURATION, _DURATION_BOUNDS_S)
-        self._refused = counter(names.REFUSED)
-        self._gauges = {
-            names.QUEUE_DEPTH: _Gauge(meter, names.QUEUE_DEPTH, names.QUEUE),
-            names.SESSION_VALIDITY: _Gauge(meter, names.SESSION_VALIDITY, names.SERVER),
-            names.REPLICATION_LAG: _Gauge(meter, names.REPLICATION_LAG, names.REPLICA),
-        }
-        self._counted: dict[tuple[str, str, str], dict[str, str]] = {}
-        self._timed: dict[tuple[str, str], dict[str, str]] = {}
-
-    def call(self, side: str, method: str, outcome: str, duration_s: float) -> None:
-        """Count one call and its duration."""
-        counted = self._counted.get((side, method, outcome))
-        if counted is None:
-            if len(self._counted) >= _METHODS_MAX:
-                method = "other"
-            counted = {names.SIDE: side, names.METHOD_NAME: method, names.OUTCOME: outcome}
-            self._counted[side, method, outcome] = counted
-        timed = self._timed.get((side, method))
-        if timed is None:
-            timed = self._timed[side, method] = {names.SIDE: side, names.METHOD_NAME: method}
-        self._calls.add(1, counted)
-        self._durations.record(duration_s, timed)
-
-    def failover(self, kind: str, duration_s: float) -> None:
-        """Count one recovered loss of an incarnation."""
-        self._failovers.add(1, {names.KIND: kind})
-        self._failover_s.record(duration_s, {names.KIND: kind})
-
-    def checkpoint(self, size_bytes: int, duration_s: float, *, ok: bool = True) -> None:
-        """Count one checkpoint, its size and its time."""
-        self._checkpoints.add(1, {names.OUTCOME: "ok" if ok else "failed"})
-        if ok:
-            self._sizes.record(size_bytes)
-            self._written_s.record(duration_s)
-
-    def refused(self, reason: str) -> None:
-        """Count one refused piece of input."""
-        self._refused.add(1, {names.REASON: reason})
-
-    def watch_queue(self, queue: str, read: Reading) -> Callable[[], None]:
-        """Show the depth of ``queue`` at each export."""
-        return self._gauges[names.QUEUE_DEPTH].watch(queue, read)
-
-    def watch_session(self, server: str, read: Reading) -> Callable[[], None]:
-        """Show the session validity of ``server`` at each export."""
-        return self._gauges[names.SESSION_VALIDITY].watch(server, read)
-
-    def watch_replication_lag(self, replica: str, read: Reading) -> Callable[[], None]:
-        """Show a group's lag at each export."""
-        return self._gauges[names.REPLICATION_LAG].watch(replica, read)
-
-
-class _Gauge:
-    """One observable gauge over readings that come and go (OpenTelemetry's callbacks cannot be taken away)."""
-
-    def __init__(self, meter: Meter, name: str, label: str) -> None:
-        self._label = label
-        self._lock = threading.Lock()
-        self._readings: dict[object, tuple[str, Reading]] = {}
-        unit, text = names.METRICS[name]
-        meter.create_observable_gauge(name, [self._observe], unit, text)
-
-    def watch(self, value: str, read: Reading) -> Callable[[], None]:
-        key = object()
-        with self._lock:
-            self._readings[key] = (value, read)
-
-        def end() -> None:
-            with self._lock:
-                self._readings.pop(key, None)
-
-        return end
-
-    def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
-        with self._lock:
-            readings = list(self._readings.values())
-        for value, read in readings:
-            try:
-                yield Observation(read(), {self._label: value})
-            except Exception:  # noqa: BLE001 - a reading belongs to a component; its bug must not stop the export
-                _log.exception("a gauge could not be read")
+        return None
+    return span_context if span_context.is_valid else None

@@ -25,56 +25,98 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from amino.telemetry.call_series import CallSeries
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_EXPORTERS = {"TRACES": ("otlp", "console"), "METRICS": ("otlp", "prometheus", "console")}
+_PROTOCOLS = ("grpc", "http/protobuf")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which exporter is used for each signal: ``otlp``, ``console`` or ``none``."""
+    """Which exporters each signal has, of ``otlp``, ``console`` and (metrics) ``prometheus``, and how OTLP is spoken.
 
-    traces: str = "none"
-    metrics: str = "none"
+    Args:
+        sampled: share of new traces that are recorded, where that is what the sampler decides by; else None.
+    """
+
+    traces: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    traces_protocol: str = "grpc"
+    metrics_protocol: str = "grpc"
+    sampled: float | None = None
 
     @property
     def on(self) -> bool:
         """Whether anything is exported."""
-        return (self.traces, self.metrics) != ("none", "none")
+        return bool(self.traces or self.metrics)
 
 
 def plan(environ: Mapping[str, str]) -> Plan:
     """Decide by the standard variables what is exported.
 
     ``OTEL_SDK_DISABLED=true`` ends it. ``OTEL_TRACES_EXPORTER`` and ``OTEL_METRICS_EXPORTER`` name the
-    exporters. Where they are not set, a signal is exported if ``OTEL_EXPORTER_OTLP_ENDPOINT`` or the signal's
-    own endpoint is set.
+    exporters, with commas if several. Where they are not set, a signal is exported if ``OTEL_EXPORTER_OTLP_ENDPOINT`` or the
+    signal's own endpoint is set. ``OTEL_EXPORTER_OTLP_PROTOCOL`` (or the signal's own) is ``grpc`` or ``http/protobuf``.
 
     Raises:
-        Invalid: an exporter or protocol that Amino does not have.
+        Invalid: an exporter, protocol or share of traces that does not exist.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Plan()
-    return Plan(_signal(environ, "TRACES"), _signal(environ, "METRICS"))
+    return Plan(
+        _exporters(environ, "TRACES"),
+        _exporters(environ, "METRICS"),
+        _protocol(environ, "TRACES"),
+        _protocol(environ, "METRICS"),
+        _sampled(environ),
+    )
 
 
-def _signal(environ: Mapping[str, str], signal: str) -> str:
-    own_endpoint = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
+def _exporters(environ: Mapping[str, str], signal: str) -> tuple[str, ...]:
     variable = f"OTEL_{signal}_EXPORTER"
-    chosen = environ.get(variable, "").strip().lower()
-    if not chosen:
-        chosen = "otlp" if environ.get(_ENDPOINT) or environ.get(own_endpoint) else "none"
-    if chosen not in {"otlp", "console", "none"}:
-        raise Invalid(f"{variable}={chosen!r} is not known; use otlp, console or none")
-    if chosen == "otlp":
-        protocol = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        if protocol and protocol.strip().lower() != "grpc":
-            raise Invalid(
-                f"OTLP protocol {protocol!r} is not supported; set OTEL_EXPORTER_OTLP_PROTOCOL=grpc and "
-                "use the collector's gRPC port (usually 4317)"
-            )
+    text = environ.get(variable, "").strip().lower()
+    if not text:
+        wanted = environ.get(_ENDPOINT) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+        return ("otlp",) if wanted else ()
+    chosen = tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip() not in {"", "none"}))
+    for one in chosen:
+        if one not in _EXPORTERS[signal]:
+            raise Invalid(f"{variable}={text!r} is not known; use {', '.join(_EXPORTERS[signal])} or none")
     return chosen
+
+
+def _protocol(environ: Mapping[str, str], signal: str) -> str:
+    chosen = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or ""
+    protocol = chosen.strip().lower() or "grpc"
+    if protocol not in _PROTOCOLS:
+        raise Invalid(
+            f"OTLP protocol {chosen!r} is not supported; set OTEL_EXPORTER_OTLP_PROTOCOL to grpc (a collector's port is "
+            "usually 4317) or http/protobuf (4318)"
+        )
+    return protocol
+
+
+def _sampled(environ: Mapping[str, str]) -> float | None:
+    """Return the share that ``OTEL_TRACES_SAMPLER`` asks for, if its choice depends on nothing but the trace's id."""
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    if sampler in {"always_off", "parentbased_always_off"}:
+        return 0.0
+    if sampler not in {"traceidratio", "parentbased_traceidratio"}:
+        return None
+    text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    try:
+        share = float(text or 1.0)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise Invalid(f"OTEL_TRACES_SAMPLER_ARG={text!r} is no share of the traces; give one from 0 to 1, such as 0.01")
+    return share
 
 
 def from_environment(
@@ -105,6 +147,7 @@ def from_environment(
     joined = _application_provider()
     if not wanted.on and joined is None:
         return Telemetry.disabled()
+    from amino.telemetry.call_series import CallSeries
     from amino.telemetry.otel import OtelTelemetry
 
     if joined is not None:  # the application configured tracing itself; its spans and ours belong together
@@ -113,11 +156,25 @@ def from_environment(
         return OtelTelemetry(joined.get_tracer(names.SCOPE), metrics.get_meter(names.SCOPE))
     providers: list[TracerProvider | MeterProvider] = []
     resource = _resource(service, instance, attributes or {}, environ)
-    tracer = _tracer(wanted.traces, resource, providers) if wanted.traces != "none" else None
-    meter = _meter(wanted.metrics, resource, providers) if wanted.metrics != "none" else None
+    series = CallSeries()
+    tracer = _tracer(wanted, resource, providers) if wanted.traces else None
+    meter = _meter(wanted, resource, providers, series) if wanted.metrics else None
     if publish:
         _publish(providers)
-    return OtelTelemetry(tracer, meter, lambda timeout_s: _stop(providers, timeout_s))
+    telemetry = OtelTelemetry(
+        tracer,
+        meter,
+        lambda timeout_s: _stop(providers, timeout_s),
+        sampled=wanted.sampled,
+        series=series,
+        abiding=True,
+    )
+    if telemetry.metering:
+        import psutil
+
+        process = psutil.Process()
+        telemetry.metrics.watch(names.PROCESS_MEMORY, lambda: [({}, float(process.memory_info().rss))])
+    return telemetry
 
 
 def _application_provider() -> Any:
@@ -139,43 +196,59 @@ def _resource(service: str, instance: str, attributes: Mapping[str, str], enviro
     return Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
 
 
-def _tracer(exporter: str, resource: Resource, providers: list[TracerProvider | MeterProvider]) -> Any:
+def _tracer(wanted: Plan, resource: Resource, providers: list[TracerProvider | MeterProvider]) -> Any:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-    from amino.telemetry.otel import ChosenIds
+    from amino.telemetry.otel import Abiding, ChosenIds
 
-    target: SpanExporter
-    if exporter == "otlp":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        target = OTLPSpanExporter()
-    else:
-        target = ConsoleSpanExporter()
     provider = TracerProvider(resource=resource, id_generator=ChosenIds(), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(target))
+    provider.sampler = Abiding(provider.sampler)  # around the one that the SDK chose by the environment
+    for exporter in wanted.traces:
+        target = _otlp_spans(wanted.traces_protocol) if exporter == "otlp" else ConsoleSpanExporter()
+        provider.add_span_processor(BatchSpanProcessor(target))
     providers.append(provider)
     return provider.get_tracer(names.SCOPE)
 
 
-def _meter(exporter: str, resource: Resource, providers: list[TracerProvider | MeterProvider]) -> Any:
+def _otlp_spans(protocol: str) -> SpanExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc
+
+        return over_grpc.OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as over_http
+
+    return over_http.OTLPSpanExporter()
+
+
+def _meter(
+    wanted: Plan, resource: Resource, providers: list[TracerProvider | MeterProvider], series: CallSeries
+) -> Any:
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import (
-        ConsoleMetricExporter,
-        MetricExporter,
-        PeriodicExportingMetricReader,
-    )
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricReader
 
-    target: MetricExporter
-    if exporter == "otlp":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from amino.telemetry import readers
 
-        target = OTLPMetricExporter()
-    else:
-        target = ConsoleMetricExporter()
-    provider = MeterProvider([PeriodicExportingMetricReader(target)], resource=resource, shutdown_on_exit=False)
+    found: list[MetricReader | None] = []
+    for exporter in wanted.metrics:
+        if exporter == "prometheus":
+            found.append(readers.prometheus(series))
+        else:
+            target = _otlp_metrics(wanted.metrics_protocol) if exporter == "otlp" else ConsoleMetricExporter()
+            found.append(readers.Pushing(target, series))
+    provider = MeterProvider([each for each in found if each is not None], resource=resource, shutdown_on_exit=False)
     providers.append(provider)
     return provider.get_meter(names.SCOPE)
+
+
+def _otlp_metrics(protocol: str) -> MetricExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as over_grpc
+
+        return over_grpc.OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter as over_http
+
+    return over_http.OTLPMetricExporter()
 
 
 def _publish(providers: list[TracerProvider | MeterProvider]) -> None:

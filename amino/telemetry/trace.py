@@ -11,7 +11,7 @@ Failure behaviour: a malformed traceparent starts a new trace; nothing here rais
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from amino.telemetry.metrics import NO_METRICS, Metrics
@@ -49,6 +49,9 @@ class Span:
     def error(self, error: BaseException | str) -> None:
         """Mark the span as failed and record the exception or message."""
 
+    def link(self, traceparent: str) -> None:
+        """Note that the span has to do with another trace's span; what is malformed is passed over."""
+
     def traceparent(self) -> str | None:
         """Return what names this span as a parent in another process (see ``Telemetry.traceparent``)."""
         return None
@@ -66,6 +69,8 @@ class Span:
 
 
 NO_SPAN = Span()
+UNDECIDED = -1
+"""Ticket of a call whose sampling is decided when its span is started."""
 
 
 class Telemetry:
@@ -83,14 +88,17 @@ class Telemetry:
         metering: whether metrics are recorded.
         observing: whether either is: the one attribute for hot paths that do both.
         metrics: the instruments; without effect when ``metering`` is False.
+        surrounds: whether a method whose call is left out must run ``inside`` its traceparent; otherwise whoever makes spans here
+            asks ``call_traceparent``, which costs the calls that make none nothing.
     """
 
-    __slots__ = ("metering", "metrics", "observing", "tracing")
+    __slots__ = ("metering", "metrics", "observing", "surrounds", "tracing")
 
     def __init__(self) -> None:
         self.tracing = False
         self.metering = False
         self.observing = False
+        self.surrounds = False
         self.metrics: Metrics = NO_METRICS
 
     def __repr__(self) -> str:
@@ -108,6 +116,7 @@ class Telemetry:
         kind: Kind = "internal",
         parent: str | None = None,
         attributes: Attributes | None = None,
+        ticket: int = UNDECIDED,
     ) -> Span:
         """Return a started span to be used with ``with``.
 
@@ -115,9 +124,28 @@ class Telemetry:
             name: from ``names``.
             kind: ``client`` and ``server`` are the two ends of a request.
             parent: traceparent of the parent in another process; None takes the current span of this task or
-                thread.
+                thread, an empty one starts a new trace.
             attributes: keys from ``names``.
+            ticket: of ``choose``, so that the sampler decides as that did.
         """
+        return NO_SPAN
+
+    def choose(self, parent: str | None) -> str | int:
+        """Decide whether a call is left out of the traces, which is what most are where few are sampled.
+
+        Whoever made the parent has decided for all of its trace: the client for its calls, and what follows from them. Without
+        one, the sampler decides.
+
+        Args:
+            parent: traceparent that came with the call; None takes the current span, if there is one.
+
+        Returns:
+            What to pass on as the call's traceparent in place of a span's, if it is left out; else a ticket, not 0, for ``span``.
+        """
+        return UNDECIDED
+
+    def inside(self, traceparent: str) -> Span:
+        """Return what makes ``traceparent`` the current span, for ``with``; nothing is recorded of it here."""
         return NO_SPAN
 
     def start_span(
@@ -149,8 +177,13 @@ class Telemetry:
         parent: str | None = None,
         attributes: Attributes | None = None,
         error: str | None = None,
+        links: Sequence[str] = (),
     ) -> str | None:
-        """Record a span that is already over (wall-clock nanoseconds); returns its traceparent."""
+        """Record a span that is already over (wall-clock nanoseconds); returns its traceparent.
+
+        Args:
+            links: traceparents of spans that it has to do with.
+        """
         return None
 
     def emit_failover(
@@ -180,6 +213,45 @@ class Telemetry:
 
 
 _DISABLED = Telemetry()
+
+
+_SAMPLED_AT = 54
+_UNSAMPLED = frozenset("02468aceACE")
+
+
+def is_unsampled(traceparent: str | None) -> bool:
+    """Return whether ``traceparent`` says that its trace is not recorded."""
+    return traceparent is not None and traceparent[_SAMPLED_AT : _SAMPLED_AT + 1] in _UNSAMPLED
+
+
+def _nowhere() -> str | None:
+    return None
+
+
+read_current: Callable[[], str | None] = _nowhere
+"""Reads the current span's traceparent; OpenTelemetry keeps one for the whole process, so does this. Set by ``otel``."""
+
+
+call_traceparent: Callable[[], str | None] = _nowhere
+"""Reads the traceparent that the call came with in which this code runs; set by ``contracts.tracing``."""
+
+
+def current_traceparent() -> str | None:
+    """Return what ``Telemetry.traceparent`` does, where there is no telemetry at hand."""
+    return read_current()
+
+
+def _no_span() -> Span:
+    return NO_SPAN
+
+
+make_left_out: Callable[[], Span] = _no_span
+"""Makes what ``left_out`` returns; for the whole process, set by ``otel``."""
+
+
+def left_out() -> Span:
+    """Return what code runs in, for ``with``, whose own spans are to be left out: it was traced where it ran first."""
+    return make_left_out()
 
 
 def failover_traceparent(cluster: str, server: str, incarnation: int) -> str:

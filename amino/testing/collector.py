@@ -1,4 +1,4 @@
-"""An OTLP/gRPC collector on loopback that keeps in memory what it is sent.
+"""An OTLP collector on loopback, over gRPC and HTTP, that keeps in memory what it is sent.
 
 Owns the server, the collected spans and metric points, and waiting for them. Leaves exporting to
 ``amino.telemetry``: point a process at it with ``environment()``.
@@ -8,9 +8,12 @@ Failure behaviour: a time-out lists what has been collected.
 
 from __future__ import annotations
 
+import gzip
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CollectedSpan:
-    """One span as it arrived; ids are hexadecimal, times are wall-clock nanoseconds."""
+    """One span as it arrived; ids are hexadecimal, times are wall-clock nanoseconds; ``links`` are (trace id, span id)."""
 
     name: str
     service: str
@@ -44,6 +47,12 @@ class CollectedSpan:
     error: str | None
     attributes: dict[str, Any] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from start to end."""
+        return (self.end_ns - self.start_ns) / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,7 @@ class Collector:
         self._lock = threading.Lock()
         self._changed: Signal[None] = Signal()
         self._server: grpc.Server | None = None
+        self._http: ThreadingHTTPServer | None = None
         self._port = 0
 
     def __repr__(self) -> str:
@@ -88,14 +98,21 @@ class Collector:
         """URL to export to."""
         return f"http://127.0.0.1:{self._port}"
 
-    def environment(self, service: str = "") -> dict[str, str]:
+    @property
+    def http_endpoint(self) -> str:
+        """URL to export to over HTTP."""
+        return f"http://127.0.0.1:{self._http.server_address[1] if self._http is not None else 0}"
+
+    def environment(self, service: str = "", *, protocol: str = "grpc") -> dict[str, str]:
         """Return the variables that make a process export here soon after each span ends.
 
         Args:
             service: ``OTEL_SERVICE_NAME``; empty leaves the process its own.
+            protocol: ``grpc`` or ``http/protobuf``.
         """
         variables = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint if protocol == "grpc" else self.http_endpoint,
             "OTEL_EXPORTER_OTLP_INSECURE": "true",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
@@ -105,19 +122,27 @@ class Collector:
         return variables
 
     async def start(self) -> None:
-        """Listen on a free loopback port."""
+        """Listen on free loopback ports."""
         server = grpc.server(ThreadPoolExecutor(4, "amino-collector"), options=[("grpc.so_reuseport", 0)])
         trace_rpc.add_TraceServiceServicer_to_server(_Traces(self), server)  # type: ignore[no-untyped-call]
         metrics_rpc.add_MetricsServiceServicer_to_server(_Metrics(self), server)  # type: ignore[no-untyped-call]
         self._port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         self._server = server
+        self._http = _HttpServer(("127.0.0.1", 0), _handler(self))
+        threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), name="amino-collector-http", daemon=True
+        ).start()
 
     async def aclose(self) -> None:
         """Stop listening. Idempotent."""
         server, self._server = self._server, None
         if server is not None:
             await offload(server.stop(0.2).wait)
+        http, self._http = self._http, None
+        if http is not None:
+            await offload(http.shutdown)
+            http.server_close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -161,18 +186,19 @@ class Collector:
             span = parent
         return path[::-1]
 
-    async def wait_for(self, predicate: Callable[[Collector], object], timeout_s: float = 10.0) -> None:
+    async def wait_for(self, predicate: Callable[[Collector], object], timeout_s: float = 60.0) -> None:
         """Wait until ``predicate(self)`` is true; asked again after each export.
 
         Raises:
-            TimeoutError: not within ``timeout_s`` seconds in which nothing arrived; the message lists what has.
+            TimeoutError: not within ``timeout_s`` seconds; the message lists what has arrived.
         """
+        until = time.monotonic() + timeout_s
         while True:
             changed = self._changed
             if predicate(self):
                 return
             try:
-                await changed.wait(timeout_s)
+                await changed.wait(max(until - time.monotonic(), 0.0))
             except TimeoutError as error:
                 seen = sorted({span.name for span in self.spans} | {point.name for point in self.points})
                 raise TimeoutError(
@@ -215,6 +241,7 @@ class _Traces(trace_rpc.TraceServiceServicer):
                         error=span.status.message if span.status.code == _STATUS_ERROR else None,
                         attributes=_plain(span.attributes),
                         events=tuple(event.name for event in span.events),
+                        links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
                     )
                     for span in scope.spans
                 ]
@@ -238,6 +265,36 @@ class _Metrics(metrics_rpc.MetricsServiceServicer):
                     ]
         self._collector.collect((), found)
         return metrics_service.ExportMetricsServiceResponse()
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+def _handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
+    services: dict[str, tuple[Any, Any]] = {
+        "/v1/traces": (trace_service.ExportTraceServiceRequest, _Traces(collector)),
+        "/v1/metrics": (metrics_service.ExportMetricsServiceRequest, _Metrics(collector)),
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            request, service = services[self.path]
+            answer = service.Export(request.FromString(body), None).SerializeToString()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - quiet
+            pass
+
+    return Handler
 
 
 def _points(metric: Any) -> Iterable[tuple[Any, float, int]]:

@@ -161,9 +161,17 @@ class LocalServer:
 
     wait_ended = blocking(_wait_ended)
 
-    async def _start(self) -> int:
-        """Start it again after supervisor and kernel process ended; returns the incarnation that serves. Idempotent."""
-        await self._cluster._run(self._cluster._started().start_server(self.name))  # noqa: SLF001 - as above
+    async def _start(self, *, release: str | Path | None = None, app_dirs: Sequence[str | Path] | None = None) -> int:
+        """Start it again after supervisor and kernel process ended; returns the incarnation that serves. Idempotent.
+
+        Args:
+            release: a folder with the package of another release of Amino (an unpacked wheel), to run that.
+            app_dirs: folders to import classes from, from now on; None: those it had.
+        """
+        fields: dict[str, Any] = {} if app_dirs is None else {"app_dirs": tuple(str(each) for each in app_dirs)}
+        other = Path(release) if release is not None else None
+        start = self._cluster._started().start_server  # noqa: SLF001 - as above
+        await self._cluster._run(start(self.name, release=other, **fields))  # noqa: SLF001 - as above
         return self.incarnation
 
     start = blocking(_start)
@@ -203,6 +211,17 @@ class LocalEtcd:
 
     start = blocking(_start)
 
+    async def _lose(self) -> None:
+        """Kill all members and start them again without their data, at the same ports: the total loss of etcd."""
+        await self._cluster._run(self._etcd.lose())  # noqa: SLF001 - as above
+
+    lose = blocking(_lose)
+
+    def pid(self, index: int) -> int:
+        """Return the process id of a member, 0 if it does not run."""
+        process = self._etcd.members[index].process
+        return process.pid if process is not None and process.returncode is None else 0
+
     def freeze(self, index: int) -> None:
         """SIGSTOP a member. Never waits."""
         self._etcd.freeze(index)
@@ -217,13 +236,14 @@ class LocalCluster:
 
     Args:
         servers: how many kernel servers: ``s1``, ``s2``, ...; each has its own ``host`` label, its name.
-        etcd_members: 1 or 3. etcd_binary: default: found on ``PATH``.
+        etcd_members: 1 or 3. etcd_binary: default: found on ``PATH``. etcd_options: further options of every member.
         etcd_endpoints: use this etcd instead of an embedded one.
         app_dirs: folders that the servers import classes from.
         session_ttl_s: time after which a server that vanished without trace counts as lost.
         labels: of all servers.
         folder: for data and logs, kept; default: a temporary one, removed.
         child: command line of kernel processes, for tests of the supervisor.
+        environment: what all servers' processes find in their environment, beside this process's.
         fields: any other field of ``amino.config.ServerConfig``.
     """
 
@@ -233,24 +253,28 @@ class LocalCluster:
         *,
         etcd_members: int = 1,
         etcd_binary: str | Path | None = None,
+        etcd_options: Sequence[str] = (),
         etcd_endpoints: Sequence[str] = (),
         app_dirs: Sequence[str | Path] = (),
         session_ttl_s: int = 3,
         labels: Mapping[str, str] | None = None,
         folder: Path | None = None,
         child: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> None:
         self._options: dict[str, Any] = {
             "servers": servers,
             "etcd_members": etcd_members,
             "etcd_binary": etcd_binary,
+            "etcd_options": tuple(etcd_options),
             "etcd": EtcdConfig(endpoints=tuple(etcd_endpoints)) if etcd_endpoints else None,
             "app_dirs": tuple(str(each) for each in app_dirs),
             "session_ttl_s": session_ttl_s,
             "labels": dict(labels or {}),
             "folder": folder,
             "child": child,
+            "environment": dict(environment or {}),
             **fields,
         }
         self._dev: DevCluster | None = None
@@ -333,6 +357,11 @@ class LocalCluster:
     def etcd_endpoints(self) -> list[str]:
         """Addresses of etcd's members."""
         return self._started().endpoints
+
+    @property
+    def session_ttl_s(self) -> float:
+        """Time after which a server that vanished without trace counts as lost."""
+        return float(self._options["session_ttl_s"])
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import sys
 import types
 import weakref
@@ -35,10 +34,14 @@ _settled: weakref.WeakSet[type] = weakref.WeakSet()
 _IDENTITY_AT = {internals._make_skeleton_class: 4, internals._make_skeleton_enum: 5}  # noqa: SLF001 - see the decision 0008
 
 
-def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+Reduce = Callable[[Any], Any]
+"""Asked first how an object is pickled; ``NotImplemented`` for as usual."""
+
+
+def dumps(value: Any, reduce: Reduce | None = None) -> bytes:
     """Return ``value`` pickled, with its classes by value where they cannot be imported; read it by ``pickle.loads``."""
     file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=buffer_callback).dump(_Envelope(value))
+    _Pickler(file, reduce).dump(_Envelope(value))
     return file.getvalue()
 
 
@@ -88,7 +91,14 @@ def settle_class(cls: type, state: Any) -> type:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    def __init__(self, file: io.BytesIO, reduce: Reduce | None) -> None:
+        super().__init__(file, protocol=5)
+        self._reduce = reduce
+
     def reducer_override(self, obj: Any) -> Any:
+        reduced = self._reduce(obj) if self._reduce is not None else NotImplemented
+        if reduced is not NotImplemented:
+            return reduced
         reduced = super().reducer_override(obj)
         if isinstance(reduced, tuple) and reduced[0] in _IDENTITY_AT:
             _settle_identity(obj)

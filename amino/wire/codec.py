@@ -19,12 +19,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from amino.errors import Invalid, NotEncodable, RemoteError
+from amino.errors import CodeUnavailable, Invalid, NotEncodable, RemoteError
 from amino.wire import by_value
+from amino.wire.by_value import Reduce
 
 Buffer = bytes | bytearray | memoryview
 
@@ -144,21 +146,30 @@ def decode_arguments(
 
 def digest(method: str, segments: Sequence[Buffer]) -> int:
     """Return a checksum of method and encoded arguments, to notice a request id used for two calls."""
-    value = zlib.crc32(method.encode())
+    value = _digest_of_name(method)
     for segment in segments:
         value = zlib.crc32(segment, value)
     return value
 
 
-def pack(value: Any, *, trusted: bool = True) -> bytes:
-    """Return one self-contained string of bytes for storage: codec byte, then the value (buffers in band)."""
+@lru_cache(maxsize=1024)
+def _digest_of_name(method: str) -> int:
+    return zlib.crc32(method.encode())
+
+
+def pack(value: Any, *, trusted: bool = True, reduce: Reduce | None = None) -> bytes:
+    """Return one self-contained string of bytes for storage: codec byte, then the value (buffers in band).
+
+    Args:
+        reduce: asked first how an object is pickled.
+    """
     if value is None:
         return b"\x00"
     if type(value) in _SCALARS and (type(value) is not int or _INT_MIN <= value <= _INT_MAX):
         return b"\x01" + _encode_msgpack(value)
     if not trusted:
         return b"\x01" + _encode_msgpack(_to_typed(value, 0))
-    return b"\x02" + _dumps(value, None)
+    return b"\x02" + _dumps(value, None, reduce)
 
 
 def unpack(data: Buffer, *, trusted: bool = True, binding: Any = None) -> Any:
@@ -229,10 +240,12 @@ def _pickle(value: Any) -> list[Buffer]:
     return [main, *(buffer.raw() for buffer in buffers)]
 
 
-def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+def _dumps(
+    value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None, reduce: Reduce | None = None
+) -> bytes:
     # Classes of a script or notebook cannot be imported elsewhere: they are sent by value.
     try:
-        data = pickle.dumps(value, 5, buffer_callback=buffer_callback)
+        data = pickle.dumps(value, 5, buffer_callback=buffer_callback) if reduce is None else _reducing(value, reduce)
         if b"__main__" not in data:
             return data
     except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
@@ -240,12 +253,27 @@ def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | N
     else:
         problem = TypeError("its class is defined in __main__")
     try:
-        return by_value.dumps(value)
+        return by_value.dumps(value, reduce)
     except Exception as error:  # user classes may raise anything here
         raise NotEncodable(
             f"a value of type {type(value).__qualname__} cannot be sent: {error} (plain pickle: {problem}); "
             "pass plain data, or give the class __getstate__"
         ) from error
+
+
+def _reducing(value: Any, reduce: Reduce) -> bytes:
+    file = io.BytesIO()
+    _ReducingPickler(file, reduce).dump(value)
+    return file.getvalue()
+
+
+class _ReducingPickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, reduce: Reduce) -> None:
+        super().__init__(file, protocol=5)
+        self._reduce = reduce
+
+    def reducer_override(self, obj: Any) -> Any:
+        return self._reduce(obj)
 
 
 def _unpickle(segments: Sequence[Buffer], binding: Any) -> Any:
@@ -255,6 +283,8 @@ def _unpickle(segments: Sequence[Buffer], binding: Any) -> Any:
         if find_class is None:
             return pickle.loads(segments[0], buffers=segments[1:])
         return _FindingUnpickler(find_class, segments).load()
+    except CodeUnavailable:  # of a versioned class: it says what is amiss
+        raise
     except Exception as error:  # unpickling runs user code, which may raise anything
         raise Invalid(
             f"a received object cannot be rebuilt here: {type(error).__name__}: {error}; "

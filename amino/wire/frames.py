@@ -42,6 +42,7 @@ JOIN_BYTES_MAX = 16 * 1024
 _BUFFERS_MAX = 512  # well under IOV_MAX, the most buffers one sendmsg takes
 _HEADER = Struct("<IBBHQI")
 _HEADER_1 = Struct("<IBBHQII")
+_HEADER_2 = Struct("<IBBHQIII")
 _AFTER_LENGTH = HEADER_BYTES - 4
 _MESSAGE_CHARS_MAX = 16 * 1024
 _DETAIL_CHARS_MAX = 64 * 1024
@@ -49,6 +50,7 @@ _DETAILS_MAX = 32
 
 _pack = _HEADER.pack
 _pack_1 = _HEADER_1.pack
+_pack_2 = _HEADER_2.pack
 _unpack = _HEADER.unpack_from
 _sizes = [Struct(f"<{n}I") for n in range(9)]
 
@@ -87,7 +89,7 @@ class Status(IntEnum):
     """An ``AminoError``: the head is what ``encode_error`` made."""
 
 
-_KIND_LAST = max(FrameKind)
+_KIND_LAST = int(max(FrameKind))
 
 
 def nbytes(buffer: Buffer) -> int:
@@ -121,6 +123,13 @@ def encode_frame(
             return [b"".join((_pack_1(length, kind, flags, 1, correlation, len(head), size), head, segments[0]))]
         prefix = size.to_bytes(4, "little") if size < 1 << 32 else b""
     else:
+        if count == 2:
+            first, second = segments
+            size, size_2 = nbytes(first), nbytes(second)
+            length = _HEADER_2.size - 4 + len(head) + size + size_2
+            if length <= JOIN_BYTES_MAX and length <= limit:
+                header = _pack_2(length, kind, flags, 2, correlation, len(head), size, size_2)
+                return [b"".join((header, head, first, second))]
         sizes = [nbytes(segment) for segment in segments]
         length = _AFTER_LENGTH + 4 * count + len(head) + sum(sizes)
         if count > SEGMENTS_MAX:
@@ -169,14 +178,16 @@ class FrameParser:
     Attributes:
         failure: why the stream is refused, None while it is sound.
         failed_correlation: correlation id of a request that was refused for its size, else None.
+        unsettled: whether ``feed`` may have left something: the beginning of a frame, or a failure.
     """
 
-    __slots__ = ("_hello_first", "_needed", "_partial", "failed_correlation", "failure", "limit")
+    __slots__ = ("_hello_first", "_needed", "_partial", "failed_correlation", "failure", "limit", "unsettled")
 
     def __init__(self, limit: int = FRAME_BYTES_MAX, *, hello_first: bool = False) -> None:
         self.limit = limit
         self.failure: Invalid | None = None
         self.failed_correlation: int | None = None
+        self.unsettled = hello_first
         self._hello_first = hello_first
         self._partial: OwnedBytes | None = None
         self._needed = HEADER_BYTES
@@ -201,6 +212,21 @@ class FrameParser:
 
         An ``OwnedBytes`` passes into the parser's hands: segments may be views of it, so its size must not change.
         """
+        size = len(data)
+        if not self.unsettled and size >= HEADER_BYTES and type(data) is bytes:
+            length, kind, flags, count, correlation, head_size = _unpack(data)
+            if (
+                not count
+                and length + 4 == size == head_size + HEADER_BYTES
+                and length <= self.limit
+                and 0 < kind <= _KIND_LAST
+            ):  # the usual case: one whole frame without segments
+                return [(kind, flags, correlation, data[HEADER_BYTES:], [])]
+        frames = self._feed(data)
+        self.unsettled = self._partial is not None or self.failure is not None or self._hello_first
+        return frames
+
+    def _feed(self, data: bytes | OwnedBytes) -> list[Frame]:
         frames: list[Frame] = []
         if self.failure is not None:
             return frames

@@ -18,6 +18,7 @@ class AsyncioEcho:
 
     name = "asyncio"
     requires: tuple[str, ...] = ()
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the echo server until killed."""

@@ -69,6 +69,7 @@ class BlockingEcho:
 
     name = "blocking"
     requires: tuple[str, ...] = ()
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the echo server until killed."""

@@ -47,6 +47,7 @@ class Grpcio:
 
     name = "grpcio"
     requires = ("grpc",)
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the server until killed."""

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from bench.placement import place_client, place_server
 from bench.stats import p50, p99
 
 if TYPE_CHECKING:
@@ -54,10 +55,15 @@ class Client(Protocol):
 
 
 class Peer(Protocol):
-    """A system to compare with."""
+    """A system to compare with.
+
+    Attributes:
+        placed: whether client and server are put on a core each; not where the client starts many processes by itself.
+    """
 
     name: str
     requires: tuple[str, ...]
+    placed: bool
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the server until killed; call ``announce(address)`` once it accepts calls."""
@@ -77,6 +83,9 @@ def measure(peer: Peer, seconds: float, *, payloads: bool = True) -> Measured:
         address = server.stdout.readline().strip()
         if not address:
             raise RuntimeError(f"the server of {peer.name} ended before it was ready")
+        if peer.placed:
+            place_server(server.pid)
+            place_client()
         client = peer.connect(address)
         try:
             took = client.null(seconds)

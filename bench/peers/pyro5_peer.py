@@ -50,6 +50,7 @@ class Pyro5Peer:
     """Pyro5 with its threaded server."""
 
     requires: tuple[str, ...] = ("Pyro5",)
+    placed = True
 
     def __init__(self, name: str, serializer: str) -> None:
         self.name = name

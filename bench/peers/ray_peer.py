@@ -61,6 +61,7 @@ class RayPeer:
 
     name = "ray"
     requires = ("ray",)
+    placed = False
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Do nothing until killed."""

@@ -47,6 +47,7 @@ class Rpyc:
 
     name = "rpyc"
     requires = ("rpyc",)
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the server until killed."""

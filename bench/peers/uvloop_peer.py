@@ -17,6 +17,7 @@ class UvloopEcho:
 
     name = "uvloop"
     requires = ("uvloop",)
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the echo server until killed."""

@@ -39,6 +39,7 @@ class Xoscar:
 
     name = "xoscar"
     requires = ("xoscar",)
+    placed = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Run the server until killed."""

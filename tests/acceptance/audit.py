@@ -133,15 +133,8 @@ class Audit:
                 status = self._ask(endpoint, "maintenance/status", {})
             except OSError:  # it is down
                 continue
-            members.append(Member(index, status["leader"] == status["header"]["member_id"]))
+            members.append(Member(index, status.get("leader") == status["header"]["member_id"]))  # none: left out
         return members
-
-    def etcd_version(self) -> tuple[int, ...]:
-        """Return the release that etcd says it is."""
-        status = self._ask(self._local.etcd_endpoints[0], "maintenance/status", {})
-        return tuple(int(part) for part in status["version"].split("."))
-
-    # --- kernel servers ---
 
     def kernel(self, address: str, method: str = "replicas") -> Any:
         """Ask a server's Kernel something that takes no arguments."""

@@ -12,7 +12,7 @@ import amino
 from amino.testing import LocalCluster
 from tests.acceptance.audit import Audit
 from tests.acceptance.figures import Figures
-from tests.etcd_fixtures import etcd_binaries
+from tests.etcd_fixtures import an_etcd
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def local(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """A cluster for one test, with the options of the mark ``local`` or of the parameter."""
     options: dict[str, Any] = {"app_dirs": [ROOT], "session_ttl_s": 2, **getattr(request, "param", {})}
-    binaries = etcd_binaries()
-    if not binaries:
-        pytest.skip("no etcd binary: install etcd or set AMINO_ETCD_BINARIES")
-    with LocalCluster(etcd_binary=options.pop("etcd_binary", binaries[0]), **options) as running:
+    with LocalCluster(etcd_binary=options.pop("etcd_binary", an_etcd()), **options) as running:
         yield running
 
 

@@ -1,37 +1,28 @@
 """The table of an acceptance run: figures in, markdown out.
 
-Owns the form of ``docs/reports/acceptance.md``. Leaves measuring to the tests.
+Owns the form of the reports under ``docs/reports``. Leaves measuring to the tests.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-ORDER = (
-    "server loss",
-    "faults inside a server",
-    "poison",
-    "etcd loss",
-    "loss of a slot's leader",
-    "migration",
-    "bad input",
-    "delete everything",
-    "programming model",
-)
+from tests.acceptance.suites import Suite
 
 
-def table(figures: list[dict[str, Any]], tests: dict[str, int], about: dict[str, str]) -> str:
+def table(suite: Suite, figures: list[dict[str, Any]], tests: dict[str, int], about: dict[str, str]) -> str:
     """Return the report.
 
     Args:
+        suite: what was run.
         figures: as noted by ``Figures``, several runs of one test give several.
         tests: how many tests passed, failed and so on.
         about: what else a reader must know: commit, machine, versions, counts.
     """
     lines = [
-        "# Acceptance under faults and bad input",
+        f"# {suite.title}",
         "",
-        "Written by `make acceptance` (`python -m tests.acceptance --full`): real etcd, real processes, full counts.",
+        f"Written by `python -m tests.acceptance {suite.name} --full`: real etcd, real processes, full counts.",
         "Each row's tests also assert what has no figure: nothing acknowledged lost, nothing run twice, no orphan in any",
         "process or in etcd. Times are judged as they are here; CI repeats the tests with fewer rounds.",
         "",
@@ -41,13 +32,9 @@ def table(figures: list[dict[str, Any]], tests: dict[str, int], about: dict[str,
         "| row | what | measured | bar | ok | note |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row in sorted({each["row"] for each in figures}, key=_rank):
+    for row in sorted({each["row"] for each in figures}, key=suite.rank):
         lines += [_line(each) for each in figures if each["row"] == row]
     return "\n".join(lines) + "\n"
-
-
-def _rank(row: str) -> tuple[int, str]:
-    return (ORDER.index(row) if row in ORDER else len(ORDER), row)
 
 
 def _line(figure: dict[str, Any]) -> str:

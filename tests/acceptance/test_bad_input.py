@@ -36,7 +36,7 @@ from tests.acceptance.figures import Figures
 from tests.acceptance.refusals import WITHIN_S, refused
 from tests.acceptance.services import Counter, Raises, Unpicklable
 from tests.acceptance.test_server_loss import host_of
-from tests.etcd_fixtures import etcd_binaries
+from tests.etcd_fixtures import an_etcd
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 ROW = "bad input"
@@ -46,10 +46,7 @@ amino_cluster = {"servers": 2, "app_dirs": [ROOT], "session_ttl_s": 2, "labels":
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LocalCluster]:
     """One cluster for all that does it no harm, which is the point of it."""
-    binaries = etcd_binaries()
-    if not binaries:
-        pytest.skip("no etcd binary: install etcd or set AMINO_ETCD_BINARIES")
-    with LocalCluster(etcd_binary=binaries[0], **amino_cluster) as running:
+    with LocalCluster(etcd_binary=an_etcd(), **amino_cluster) as running:
         yield running
 
 

@@ -21,6 +21,7 @@ from tests.acceptance.refusals import refused
 from tests.acceptance.services import Blob, Counter
 from tests.acceptance.test_server_loss import host_of
 from tests.etcd_fixtures import etcd_binaries
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 ROW = "bad input"
@@ -44,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, figures: Figures) -> None:
-    """A call whose checkpoint does not fit fails clearly; the state is kept, others go on, and room mends everything."""
+    """A call whose checkpoint does not fit fails clearly, and so does a read of its effect; others go on, and room mends all."""
     with (
         LocalCluster(
             2, app_dirs=[ROOT], session_ttl_s=2, store=small_disk.as_uri(), etcd_binary=etcd_binaries()[0]
@@ -58,11 +59,19 @@ def test_a_full_disk(small_disk: Path, figures: Figures) -> None:
         assert blob.fill(1000) == 1000
         error = refused(figures, "full disk", lambda: blob.fill(3 << 20), StoreFailed, "fill", "kept in memory")
         assert "No space" in str(error) or "full" in str(error), error
-        assert blob.size() == 3 << 20, "the state in memory is kept"
+        refused(
+            figures, "full disk: a read of what is not stored", blob.size, StoreFailed, "size", "in no checkpoint yet"
+        )
         assert memory.add() == 1
         assert blob.fill(2000) == 2000, "once it fits again, checkpoints go on"
         left = [each for each in audit_files(small_disk) if "tmp" in each or "part" in each]
         assert not left, f"half-written files stay: {left}"
+        ms_id = client.describe("blob").id
+        until(  # a file that is removed later would make room
+            lambda: len(checkpoints_in(small_disk, ms_id)) == PeriodicCheckpoint().keep,
+            10.0,
+            "checkpoints that are no longer kept go",
+        )
         filler = small_disk / "filler"
         with pytest.raises(OSError, match="No space"):
             filler.write_bytes(bytes(4 << 20))
@@ -82,6 +91,12 @@ def audit_files(folder: Path) -> list[str]:
     return [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]
 
 
+def checkpoints_in(folder: Path, ms_id: str) -> list[Path]:
+    """Return the files of a microservice's checkpoints, oldest first, without its description."""
+    names = [each for each in audit_files(folder) if ms_id in each and "descriptions" not in each]
+    return sorted((folder / each for each in names), key=lambda one: one.stat().st_mtime_ns)
+
+
 def test_corrupt_checkpoints(local: LocalCluster, client: amino.Cluster, audit: Audit, figures: Figures) -> None:
     """A damaged newest checkpoint falls back on the one before; when all are damaged the object is lost, and says so."""
     counter = client.new(amino.spec(Counter, name="rotten", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1)]), 0)
@@ -93,10 +108,7 @@ def test_corrupt_checkpoints(local: LocalCluster, client: amino.Cluster, audit: 
     folder = local.folder / "checkpoints"
 
     def files() -> list[Path]:
-        return sorted(
-            (each for each in folder.rglob("*") if each.is_file() and ms_id in str(each)),
-            key=lambda one: one.stat().st_mtime_ns,
-        )
+        return checkpoints_in(folder, ms_id)
 
     def damage(file: Path) -> None:
         content = bytearray(file.read_bytes())

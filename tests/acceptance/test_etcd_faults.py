@@ -15,16 +15,12 @@ from amino.testing import LocalCluster
 from bench.callers import Called, Callers
 from tests.acceptance.audit import Audit, eventually
 from tests.acceptance.background import let_last
-from tests.acceptance.figures import Figures, rounds, seconds
+from tests.acceptance.figures import Figures, in_full, rounds
 from tests.acceptance.services import Counter
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 ROW = "etcd loss"
 CREATE_S_MAX = 4.0
-KEEPS_LEASES = (3, 5, 16)
-"""The oldest release seen to keep leases when a frozen leader wakes up beside a successor; older ones may be as good."""
-STALE_LEADER = "etcd issue 15247: an old leader that wakes up has leases revoked"
-MAJORITY_FROZEN = "leases ran out while etcd's leader was frozen with them; it revokes them when it wakes up"
 DEADLINE_S = 2.5
 CLEAR = ("NotExecuted", "OutcomeUnknown", "StoreFailed", "CoordinationUnavailable")
 TTL_S = 3
@@ -41,13 +37,11 @@ def errors_of(seen: list[Called]) -> list[str]:
 def test_one_member_of_three_goes(
     local: LocalCluster, client: amino.Cluster, audit: Audit, figures: Figures, fault: str, whom: str
 ) -> None:
-    """No call to an existing object fails, creations resume, no lease is lost and every server hears of everything.
+    """No call to an existing object fails, creations resume, no session is lost and every server hears of everything.
 
-    Except that in older releases of etcd a leader that was frozen and wakes up has leases revoked that its successor has
-    extended (etcd issue 15247; seen on 3.4.23, not on 3.5.16): then servers begin anew, only what has checkpoints is sure
-    to lose nothing, and the table shows the miss.
+    Also when an etcd leader that was frozen wakes up and revokes the leases that ran out for it (etcd issue 15247): those of
+    sessions never run out.
     """
-    keeps_leases = (fault, whom) != ("frozen", "leader") or audit.etcd_version() >= KEEPS_LEASES
     plain = client.new(amino.spec(Counter, name="plain", dms=[SerializableRPC()]))
     durable = client.new(amino.spec(Counter, name="durable", dms=[PeriodicCheckpoint(every=1), SerializableRPC()]))
     retried = client.new(
@@ -55,7 +49,7 @@ def test_one_member_of_three_goes(
     )
     incarnations, groups = audit.incarnations(), audit.groups()
     creations, made = [], []
-    called = [plain, durable, retried] if keeps_leases else [retried]
+    called = [plain, durable, retried]
     with Callers([stub.add for stub in called]) as callers:
         for number in range(rounds(5)):
             victim = next(each.index for each in audit.etcd_members() if each.is_leader == (whom == "leader"))
@@ -67,23 +61,21 @@ def test_one_member_of_three_goes(
                     creations.append(time.perf_counter() - broken)
             assert callers.first_good_after(time.perf_counter(), 10.0) is not None
             local.etcd.start(victim) if fault == "killed" else local.etcd.thaw(victim)
-            eventually(lambda: len(audit.etcd_members()), lambda count: count == 3, 10.0)
+            eventually(audit.etcd_members, lambda all_: len(all_) == 3 and any(one.is_leader for one in all_), 10.0)
     assert errors_of(callers.seen) == []
     assert len(callers.seen) == sum(stub.get() for stub in called), "a call ran twice, or was lost"
     now = audit.groups()
-    if keeps_leases:
-        assert audit.incarnations() == incarnations, "a lease was lost"
-        assert {ms_id: now[ms_id].epoch for ms_id in groups} == {ms_id: each.epoch for ms_id, each in groups.items()}
-        for server in local.servers.values():
-            assert {each.record.name for each in audit.members_at(server.address).servers} == set(local.servers)
-            for stub in made:
-                ms_id = stub.__amino_reference__.microservice  # type: ignore[attr-defined]
-                found = audit.locate_at(server.address, ms_id).groups["/"]
-                assert (found.epoch, found.replicas[0].id) == (now[ms_id].epoch, now[ms_id].replicas[0].id)
-        audit.await_consistent()
     lost = sum(audit.incarnations().get(name) != incarnation for name, incarnation in incarnations.items())
-    excuse = "" if keeps_leases else STALE_LEADER
-    figures.note(f"{whom} {fault}: leases lost", lost, "leases", at_most=0, excuse=excuse)
+    figures.note(f"{whom} {fault}: sessions lost", lost, "sessions", at_most=0)
+    assert audit.incarnations() == incarnations, "a session was lost"
+    assert {ms_id: now[ms_id].epoch for ms_id in groups} == {ms_id: each.epoch for ms_id, each in groups.items()}
+    for server in local.servers.values():
+        assert {each.record.name for each in audit.members_at(server.address).servers} == set(local.servers)
+        for stub in made:
+            ms_id = stub.__amino_reference__.microservice  # type: ignore[attr-defined]
+            found = audit.locate_at(server.address, ms_id).groups["/"]
+            assert (found.epoch, found.replicas[0].id) == (now[ms_id].epoch, now[ms_id].replicas[0].id)
+    audit.await_consistent()
     figures.note(f"{whom} {fault}: failed calls", 0, "calls", at_most=0, note=f"of {len(callers.seen)}")
     figures.note(
         f"{whom} {fault}: longest wait of a call",
@@ -99,19 +91,13 @@ def test_one_member_of_three_goes(
 def test_the_majority_goes(
     local: LocalCluster, client: amino.Cluster, audit: Audit, figures: Figures, fault: str
 ) -> None:
-    """Calls are held, then stop with a clear error; nothing runs twice; all resume, and no object is made anew.
-
-    Except where the leader is among the frozen: leases that nobody could renew are revoked when it wakes up (seen on
-    3.4.23 and 3.5.16). Then servers begin anew, what has checkpoints must have lost nothing, and the table shows the miss.
-    """
-    away_s = seconds(6.0, 30.0)
-    keeps_leases = fault != "leader frozen too"
+    """Calls are held, then stop with a clear error; nothing runs twice; all resume, and no object is made anew."""
+    away_s = in_full(6.0, 30.0)
     durable = client.new(
         amino.spec(Counter, name="durable", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1), SerializableRPC()])
     )
-    stubs: dict[str, Any] = {"durable": durable}
-    if keeps_leases:
-        stubs["plain"] = client.new(amino.spec(Counter, name="plain", dms=[SerializableRPC()]))
+    plain = client.new(amino.spec(Counter, name="plain", dms=[SerializableRPC()]))
+    stubs: dict[str, Any] = {"durable": durable, "plain": plain}
     for stub in stubs.values():
         stub.add()
     incarnations = audit.incarnations()
@@ -137,10 +123,7 @@ def test_the_majority_goes(
     for name, stub in stubs.items():
         failed = errors_of(seen[name])
         assert failed, "no call may be answered while no server can prove its session"
-        clear = (
-            CLEAR if keeps_leases else (*CLEAR, "ClusterUnavailable")
-        )  # all servers begin anew at once, and none is up
-        strange = [error for error in failed if not error.startswith(clear)]
+        strange = [error for error in failed if not error.startswith(CLEAR)]
         assert not strange, strange[0]
         slow = [each.took for each in seen[name] if each.took > DEADLINE_S + 1.0]
         assert not slow, f"{len(slow)} calls took up to {max(slow):.1f} s, with a deadline of {DEADLINE_S} s"
@@ -151,18 +134,10 @@ def test_the_majority_goes(
         figures.note(f"majority, {fault}, {away_s:g} s: {name}: calls that ended clearly", len(failed), "calls",
                      note=f"{unknown} of unknown outcome, the others not executed: {failed[0][:160]}")  # fmt: skip
     resumed = max(each.ended for each in good.values() if each is not None) - back
-    if keeps_leases:
-        assert audit.incarnations() == incarnations, (
-            "a server lost its lease, and its objects were made anew for nothing"
-        )
-        now = audit.groups()
-        assert {ms_id: now[ms_id].epoch for ms_id in epochs} == epochs
-        figures.note(f"majority, {fault}, {away_s:g} s: all resume after its return", resumed, "s", at_most=TTL_S)
-    else:
-        lost = sum(audit.incarnations().get(name) != incarnation for name, incarnation in incarnations.items())
-        what = f"majority, {fault}, {away_s:g} s"
-        figures.note(f"{what}: all resume after its return", resumed, "s", at_most=TTL_S, excuse=MAJORITY_FROZEN)
-        figures.note(f"{what}: leases lost", lost, "leases", at_most=0, excuse=MAJORITY_FROZEN)
+    assert audit.incarnations() == incarnations, "a server lost its session, and its objects were made anew for nothing"
+    now = audit.groups()
+    assert {ms_id: now[ms_id].epoch for ms_id in epochs} == epochs
+    figures.note(f"majority, {fault}, {away_s:g} s: all resume after its return", resumed, "s", at_most=TTL_S)
     audit.await_consistent()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import amino
-from amino.contracts.services import ByName, Empty
+from amino.contracts.services import ByName, EventsRequest
 from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint
 from amino.errors import Quarantined
 from amino.testing import LocalCluster
@@ -49,7 +49,7 @@ def test_a_method_that_kills_its_process(
     document = audit.groups()[client.describe("poison").id]
     assert document.deaths == {"boom": DEATHS_MAX}
     assert document.epoch - first[client.describe("poison").id].epoch == DEATHS_MAX - 1
-    kinds = eventually(lambda: [event.kind for event in client.registry.events(Empty()).events],
+    kinds = eventually(lambda: [event.kind for event in client.registry.events(EventsRequest()).events],
                        lambda kinds: "quarantined" in kinds, 5.0)  # fmt: skip
     assert "quarantined" in kinds
     client.registry.release(ByName(name="poison"))

@@ -88,7 +88,11 @@ def test_children(local: LocalCluster, client: amino.Cluster, audit: Audit, tmp_
     assert maker.make_child("child").add(1) == 11
     child = maker.make_child_and_die_once("once", str(tmp_path / "marker"))
     assert child.get() == 10
-    assert sorted(each.name for each in client.find()) == ["child", "maker", "once"]
+    assert sorted(each.name for each in eventually(client.find, lambda found: len(found) == 3, 5.0)) == [
+        "child",
+        "maker",
+        "once",
+    ]
     audit.await_consistent()
 
 

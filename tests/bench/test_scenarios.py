@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bench import failover, migrate, scale
+from bench import failover, migrate, scale, timers
 from bench.callers import Called, Callers
 from bench.create import rate
 
@@ -97,6 +97,30 @@ def test_callers_note_every_call():
     assert callers.first_good_after(time.perf_counter(), 0.0) is None
 
 
+def test_awaiting_callers_are_noted_beside_those_in_threads():
+    """Each caller has its own list: threads first, then tasks, whose errors are noted too."""
+    counts = [0, 0]
+    begun = threading.Event()
+
+    def call():
+        counts[0] += 1
+        return counts[0]
+
+    async def awaited():
+        counts[1] += 1
+        if counts[1] == 2:
+            raise OSError("gone")
+        if counts[1] == 20:
+            begun.set()
+        return counts[1]
+
+    with Callers([call], calls_max=20, awaited=[awaited]) as callers:
+        assert begun.wait(10.0)
+    assert [each.result for each in callers.of(0)][:3] == [1, 2, 3]
+    assert [each.error for each in callers.of(1)][:3] == ["", "OSError: gone", ""]
+    assert len(callers.of(1)) == 20
+
+
 def test_rate_runs_each_once():
     """Concurrent operations are each done once."""
     done = []
@@ -138,3 +162,30 @@ async def test_floor_of_etcd_is_measured_and_cleaned_up(etcd_one):
     async with grpc.aio.insecure_channel(endpoint) as channel:
         answer = await rpc.KVStub(channel).Range(rpc.RangeRequest(key=b"\0", range_end=b"\0", count_only=True))
     assert answer.count == 0
+
+
+def test_timers_are_judged_apart_from_the_failover():
+    """Late in the failover of their server is not late; each policy is checked; a timer that never fired strays."""
+    on_time = [timers.Occurrence(number, 0, 0.01, 100.0 + number) for number in range(10)]
+    late = [timers.Occurrence(number, 0, 0.7 if number == 5 else 0.01, 100.0 + number) for number in range(10)]
+    killed_s = 104.5
+    found = by_name(timers.judge({"a": {"fire-0": on_time}}, {"b": {"fire-0": late}}, {"b"}, killed_s))
+    assert all(each.ok for each in found.values())
+    assert found["timers.steady.error.p99"].value == pytest.approx(10.0)
+    assert found["timers.server_killed.error.worst_of_failover"].value == pytest.approx(700.0)
+    long_after = [each._replace(late_s=0.7 if each.number == 9 else 0.01) for each in on_time]
+    found = by_name(timers.judge({"a": {"fire-0": on_time}}, {"b": {"fire-0": long_after}}, {"b"}, killed_s))
+    assert not found["timers.server_killed.error.p99"].ok
+    found = by_name(timers.judge({"a": {"fire-0": [], "skip-1": on_time[:1] * 2}}, {}, set(), killed_s))
+    assert found["timers.against_their_policy"].value == 2
+
+
+def test_policies_of_timers():
+    """``fire`` leaves out nothing, ``coalesce`` accounts for what it merged, ``skip`` is never far behind."""
+    kept = [timers.Occurrence(0, 0, 0.0, 1.0), timers.Occurrence(3, 2, 0.0, 4.0)]
+    assert timers.as_its_policy_says("coalesce", kept)
+    assert timers.as_its_policy_says("skip", kept)
+    assert not timers.as_its_policy_says("fire", kept)
+    assert not timers.as_its_policy_says("coalesce", [kept[0], kept[1]._replace(missed=1)])
+    assert not timers.as_its_policy_says("skip", [kept[0], kept[1]._replace(late_s=2.0)])
+    assert not timers.as_its_policy_says("skip", kept[::-1])

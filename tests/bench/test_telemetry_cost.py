@@ -32,10 +32,10 @@ def test_no_switch_is_missed_in_the_sources(tmp_path):
     assert [path.name for path in sources if telemetry_cost.without_telemetry(path.read_text())[1]] == []
 
 
-def test_the_best_turns_are_compared():
-    """Noise makes turns slower, never faster."""
-    ours = [{"inline": 50.0, "def": 90.0}, {"inline": 30.0, "def": 99.0}]
-    without = [{"inline": 29.0, "def": 80.0}, {"inline": 60.0, "def": 300.0}]
+def test_the_turns_in_the_middle_are_compared():
+    """A turn in which the machine was slow, or the threads happened to meet on one core, says nothing."""
+    ours = [{"inline": 50.0, "def": 90.0}, {"inline": 30.0, "def": 99.0}, {"inline": 11.0, "def": 50.0}]
+    without = [{"inline": 29.0, "def": 80.0}, {"inline": 60.0, "def": 300.0}, {"inline": 10.0, "def": 11.0}]
     again = [{"inline": 33.0, "def": 90.0}]
     rows = {each.name: each for each in telemetry_cost.judge(ours, again, without)}
     inline = rows["calls.amino.inline.telemetry_off"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from amino.checkpoint.store import Buffer, CheckpointStore, StoredFile
+from amino.checkpoint.store import Buffer, CheckpointStore, Segment, StoredFile
 from amino.errors import StoreFailed
 
 
@@ -17,7 +17,7 @@ class FaultyStore:
     """Wraps ``inner``.
 
     Attributes:
-        full: writes fail as on a full disk.
+        full: writes fail as on a full disk. full_for: ``checkpoint``: those of checkpoints only.
         unreachable: everything fails as when the network is away.
         torn: so many writes from now keep only half of their bytes, although they say that all went well.
         lies: writes are remembered as not synced; ``power_loss`` takes them back.
@@ -29,6 +29,7 @@ class FaultyStore:
         self.url = inner.url
         self.blocks = inner.blocks
         self.full = False
+        self.full_for = ""
         self.unreachable = False
         self.torn = 0
         self.lies = False
@@ -50,8 +51,8 @@ class FaultyStore:
         self.inner.write(key, [content])
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        self._enter()
-        if self.full:
+        self.enter()
+        if self.full or (self.full_for == "checkpoint" and ".log" not in key):
             raise StoreFailed("cannot write: No space left on device; free space", kind="full")
         if self.torn:
             self.torn -= 1
@@ -62,20 +63,34 @@ class FaultyStore:
             self._unsynced.append(key)
 
     def read(self, key: str) -> bytes | None:
-        self._enter()
+        self.enter()
         return self.inner.read(key)
 
     def exists(self, key: str) -> bool:
-        self._enter()
+        self.enter()
         return self.inner.exists(key)
 
     def delete(self, key: str) -> None:
-        self._enter()
+        self.enter()
         self.inner.delete(key)
 
     def list(self, prefix: str) -> list[StoredFile]:
-        self._enter()
+        self.enter()
         return self.inner.list(prefix)
+
+    def open_segment(self, key: str) -> Segment:
+        self.enter()
+        if self.full:
+            raise StoreFailed("cannot write: No space left on device; free space", kind="full")
+        return FaultySegment(self, self.inner.open_segment(key))
+
+    def read_segment(self, key: str) -> tuple[bytes, bool] | None:
+        self.enter()
+        return self.inner.read_segment(key)
+
+    def delete_segment(self, key: str) -> None:
+        self.enter()
+        self.inner.delete_segment(key)
 
     def sweep(self, older_than_s: float) -> int:
         return self.inner.sweep(older_than_s)
@@ -83,9 +98,29 @@ class FaultyStore:
     def close(self) -> None:
         self.inner.close()
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         self.entered.set()
         if not self.gate.wait(30):
             raise StoreFailed("the gate was never opened", kind="timeout")
         if self.unreachable:
             raise StoreFailed("cannot reach the store; check the network", kind="unreachable")
+
+
+class FaultySegment:
+    """A segment of a ``FaultyStore``: as full and as slow as that."""
+
+    def __init__(self, store: FaultyStore, inner: Segment) -> None:
+        self._store = store
+        self._inner = inner
+
+    def append(self, data: Buffer) -> None:
+        self._store.enter()
+        if self._store.full:
+            raise StoreFailed("cannot append: No space left on device; free space", kind="full")
+        self._inner.append(data)
+
+    def note(self, data: Buffer) -> bool:
+        return self._inner.note(data)
+
+    def close(self) -> None:
+        self._inner.close()

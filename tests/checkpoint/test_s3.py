@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec.asyn
@@ -21,8 +22,11 @@ from amino.checkpoint.access import StoreAccess
 from amino.checkpoint.identity import identify
 from amino.checkpoint.object_store import ObjectStore
 from amino.checkpoint.store import CheckpointStore, open_store
-from amino.errors import StoreFailed
+from amino.dm import DurableSerializableRPC
+from amino.errors import CorruptCheckpoint, OutcomeUnknown, StoreFailed
 from tests.checkpoint.test_stores import Conformance
+from tests.dm.durable_world import World
+from tests.dm.test_durable_serializable import Ledger
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*utcnow.*:DeprecationWarning")]
 
@@ -120,6 +124,31 @@ async def test_used_from_a_loop(store: CheckpointStore) -> None:
     assert await asyncio.gather(*[access.read(f"f/{n}") for n in range(20)]) == [b"%d" % n for n in range(20)]
     await access.aclose()
     assert isinstance(store, ObjectStore)
+
+
+def test_durable_calls(store: CheckpointStore, tmp_path: Path) -> None:
+    """One object per group of calls: all there after a loss, a fenced writer never acknowledges, a gap is reported."""
+
+    async def main() -> None:
+        async with World(tmp_path, Ledger, DurableSerializableRPC(snapshot_every=20), store=store) as world:
+            await asyncio.gather(*(world.call("write", n, sequence=n) for n in range(1, 13)))
+            lost = await world.lose()
+            with pytest.raises(OutcomeUnknown, match="sealed"):
+                await world.call("write", 99, sequence=99, target=lost)
+            assert sorted(world.target.instance.lines) == list(range(1, 13))
+            for n in range(13, 60):
+                await world.call("write", n, sequence=n)
+            await world.lose()
+            assert sorted(world.target.instance.lines) == list(range(1, 60))
+            for n in range(60, 64):
+                await world.call("write", n, sequence=n)
+            objects = [file for file in store.list("checkpoints/") if ".log/" in file.key]
+            newest = max(objects, key=lambda file: int(file.key.rpartition("/")[0].split("/")[-1].split("-")[1]))
+            store.delete(newest.key.rpartition("/")[0] + "/0000000002")
+            with pytest.raises(CorruptCheckpoint, match="missing"):
+                await world.lose()
+
+    asyncio.run(main())
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
-from amino.contracts.services import Empty
+from amino.contracts.services import EventsRequest
 from amino.testing import LocalCluster
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
+PATIENCE_S = 30.0
 
 
 def test_a_copy_of_the_store_is_noticed_at_joining(tmp_path):
@@ -23,17 +25,20 @@ def test_a_copy_of_the_store_is_noticed_at_joining(tmp_path):
         cluster.add_server("s4", store=f"file://{tmp_path}/store")
         stores = _stores(client, "s4")
         assert stores["s4"] == stores["s1"]
-        for _ in range(100):
-            events = client.registry.events(Empty()).events
-            if any(event.kind == "store-not-shared" and "it is a copy" in event.text for event in events):
-                return
-        raise AssertionError(events)
+        until(lambda: _copies(client), PATIENCE_S, "nobody said that it is a copy")
+
+
+def _copies(client):
+    """Return the events that tell of a copied store."""
+    events = client.registry.events(EventsRequest()).events
+    return [event for event in events if event.kind == "store-not-shared" and "it is a copy" in event.text]
 
 
 def _stores(client, wanted):
-    """Ask until the server we happen to ask has heard of ``wanted``, which serves already."""
-    for _ in range(1000):
+    """Return each server's store once the server we happen to ask has heard of ``wanted``, which serves already."""
+
+    def heard():
         stores = {each.record.name: each.record.store_id for each in client.servers()}
-        if wanted in stores:
-            return stores
-    raise AssertionError(stores)
+        return stores if wanted in stores else None
+
+    return until(heard, PATIENCE_S, f"no {wanted}")

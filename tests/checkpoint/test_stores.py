@@ -116,6 +116,36 @@ class Conformance:
         with pytest.raises(Invalid, match="must end with"):
             store.list("a")
 
+    def test_segments_grow_at_their_end(self, store: CheckpointStore) -> None:
+        """What was appended is read back in order, and told from others; a name is used once; removing removes all."""
+        if isinstance(store, ObjectStore) and "s3" not in store.url:
+            with pytest.raises(Invalid, match="neither append with sync nor create objects atomically"):
+                store.open_segment("m/1.log")
+            return
+        segment, other = store.open_segment("m/1.log"), store.open_segment("m/2.log")
+        for n in range(12):
+            segment.append(b"%d," % n)
+            other.append(memoryview(b"x"))
+        segment.close()
+        segment.close()
+        other.close()
+        found = store.read_segment("m/1.log")
+        assert found is not None
+        assert found[0] == b"0,1,2,3,4,5,6,7,8,9,10,11,"
+        with pytest.raises(AlreadyExists):
+            store.open_segment("m/1.log").append(b"again")
+        store.delete_segment("m/1.log")
+        store.delete_segment("m/1.log")
+        assert store.read_segment("m/1.log") in (None, (b"", True))
+        assert store.read_segment("m/2.log") is not None
+
+    def test_a_segment_is_there_once_it_was_opened(self, store: CheckpointStore) -> None:
+        """An empty one reads as empty."""
+        if not isinstance(store, ObjectStore):
+            store.open_segment("m/1.log").close()
+            assert store.read_segment("m/1.log") == (b"", False)
+            assert store.read_segment("m/3.log") is None
+
 
 class TestStores(Conformance):
     """The suite on a folder, in memory, and on fsspec's own memory file system."""

@@ -8,10 +8,12 @@ import yaml
 
 from amino.cli import application
 from amino.testing import LocalCluster
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 
 APP = Path(__file__).parent / "app"
+PATIENCE_S = 60.0
 MANIFEST = """
 apiVersion: amino.run/v1
 kind: Microservice
@@ -69,16 +71,37 @@ def test_servers_are_listed_in_every_form(run, local):
     assert [row["record"]["name"] for row in json.loads(run("get", "servers", "-l", "host=s2", "-o", "json"))] == ["s2"]
 
 
-def test_apply_is_idempotent_and_refuses_to_change_what_runs(run, hits, tmp_path):
-    """The same manifest changes nothing; a different one is a conflict that says what differs and what to do."""
+def test_apply_is_idempotent_and_changes_what_runs(run, hits, tmp_path):
+    """The same manifest changes nothing; another chain converts the running object, after saying so if asked to."""
     file = tmp_path / "again.yaml"
     file.write_text(MANIFEST.format(name=hits))
     [done] = json.loads(run("apply", "-f", str(file), "-o", "json"))
     assert (done["name"], done["action"]) == (hits, "unchanged")
-    file.write_text(MANIFEST.format(name=hits).replace("SerializableRPC", "ExplicitMigration"))
-    message = run("apply", "-f", str(file), code=1)
-    assert "it exists with another dms" in message
-    assert f"amino delete {hits} first" in message
+    values = [int(run("call", hits, "add", "1")) for _ in range(2)]
+    file.write_text(MANIFEST.format(name=hits).replace(", SerializableRPC", ""))
+    [told] = json.loads(run("apply", "-f", str(file), "--dry-run", "-o", "json"))
+    assert (told["action"], told["changes"]) == (
+        "would be changed",
+        [
+            "dms: [AtLeastOnceRPC, PeriodicCheckpoint(every=1), SerializableRPC] -> [AtLeastOnceRPC, PeriodicCheckpoint(every=1)]"
+        ],
+    )
+    [done] = json.loads(run("apply", "-f", str(file), "-o", "json"))
+    assert (done["action"], done["changes"]) == ("changed", told["changes"])
+    assert "unchanged" in run("apply", "-f", str(file), "-o", "json")
+    assert int(run("call", hits, "add", "1")) == 2 * values[1] - values[0]
+
+
+def test_apply_says_what_cannot_change(run, hits, tmp_path):
+    """Class and unknown managers are refused with the reason, and nothing happens."""
+    file = tmp_path / "again.yaml"
+    file.write_text(MANIFEST.format(name=hits).replace(":Counter", ":Other"))
+    assert "class of a running microservice cannot change" in run("apply", "-f", str(file), code=1)
+    file.write_text(MANIFEST.format(name=hits).replace("SerializableRPC", "NoSuchManager"))
+    assert "NoSuchManager" in run("apply", "-f", str(file), code=1)
+    file.write_text(MANIFEST.format(name=hits))
+    [done] = json.loads(run("apply", "-f", str(file), "-o", "json"))
+    assert done["action"] == "unchanged"
 
 
 def test_methods_are_called_with_json_and_text(run, hits):
@@ -150,6 +173,25 @@ def test_servers_are_cordoned_drained_and_opened(run, hits):
     assert "nowhere" in run("cordon", "nowhere", code=3)
 
 
+@pytest.mark.keeps("the server's processes are started again, and end with the module")
+def test_a_drain_until_restart_ends_with_the_restart(run, hits, local):
+    """What was emptied for a restart takes replicas again once it has started, without an operator's word."""
+    second = local.server("s2")
+    run("drain", "s2", "--until-restart")
+    assert "shutting down" in run("describe", "s2")
+    assert "give one of the two" in run("drain", "s2", "--until-restart", "--why", "new disk", code=1)
+    second.kill()
+    second.wait_ended()
+    second.start()
+
+    def is_open():
+        there = [each["record"]["name"] for each in json.loads(run("get", "servers", "-o", "json"))]
+        return "s2" in there and run("get", "servers", "--state", "cordoned", "-o", "json") == "[]\n"
+
+    until(is_open, PATIENCE_S)
+    run("move", hits, "s2")
+
+
 def test_pause_and_resume(run):
     """The cluster says that it is paused, and goes on after."""
     run("pause")
@@ -217,3 +259,21 @@ def test_nobody_there_is_code_4(capsys):
         application.run(["get", "servers", "-a", "127.0.0.1:1", "--timeout", "0.5"])
     assert ended.value.code == 4
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_shards_and_replicas_are_scaled(run, hits, tmp_path):
+    """Shards come and go; what has none says so, and exactly one number is asked for."""
+    assert "has no shards" in run("scale", hits, "--shards", "2", code=1)
+    assert "give one of the two" in run("scale", hits, code=1)
+    file = tmp_path / "shelf.yaml"
+    managers = "[{DHT: {shards: 3}}, {ConsensusRSM: {replicas: 2, min_in_sync: 1}}]"
+    file.write_text(MANIFEST.format(name="shelf").replace(MANIFEST.rpartition("dms: ")[2].strip().format(), managers))
+    run("apply", "-f", str(file))
+    try:
+        run("scale", "shelf", "--shards", "2")
+        rows = [row for row in json.loads(run("get", "replicas", "-o", "json")) if row["name"] == "shelf"]
+        assert {row["path"] for row in rows} == {"/0", "/1"}
+        assert {row["role"] for row in rows} >= {"primary"}
+        assert "shards" in run("describe", "shelf")
+    finally:
+        run("delete", "shelf")

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from amino.cli.demo.bars import bars
 from amino.cli.demo.board import Board, ServerLine
 from amino.cli.demo.closing import Result
 from amino.cli.demo.example import load
-from amino.cli.demo.failover import Failover
+from amino.cli.demo.failover import Breaker, Failover
 from amino.cli.demo.ledger import Found, Ledger, Verdict
 from amino.cli.demo.live import LiveView
 from amino.cli.demo.meter import Meter
@@ -224,6 +225,47 @@ def test_the_demo_loses_servers_and_nothing_else(kinds: list[str]) -> None:
     assert all(failover["detect_s"] > 0 and failover["recover_s"] > 0 for failover in document["failovers"])
     assert document["acknowledged"] > 50
     assert (document["lost_acknowledged"], document["duplicated"], document["failed_calls"]) == (0, 0, 0)
+
+
+class Frozen:
+    """A server, its cluster and a user in one: nothing answers."""
+
+    kernel_pid = supervisor_pid = 0
+
+    def __init__(self) -> None:
+        self.timeline = self
+
+    def server(self, _name: str) -> Frozen:
+        return self
+
+    def stop(self) -> int:
+        return 1
+
+    kill = kill_kernel = stop
+
+    def append(self, _text: str) -> None:
+        raise amino.ClusterUnavailable("closed")
+
+
+def test_an_interrupt_while_the_probe_starts_ends_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may come after the probe's thread was started and before that is known; the demo then went on for ever."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    frozen = Frozen()
+    monkeypatch.setattr("amino.cli.demo.failover._await_silence", lambda *_: None)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    breaker = Breaker(frozen, frozen, People(), Ledger(), 2)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.cause(Failover(FailoverKind.FREEZE, "s1", 1, 3.0), frozen, lambda _: None)
+    [probe] = started
+    probe.join(10.0)
+    assert not probe.is_alive()
 
 
 @pytest.mark.real

@@ -113,6 +113,7 @@ async def test_a_name_that_is_taken_is_refused(start, server_options):
     ("options", "environment", "words"),
     [
         (["--listen", "0.0.0.0:0"], {}, "--insecure"),
+        (["--dashboard", "0.0.0.0:0"], {}, "--insecure"),
         (["--session-ttl-s", "1"], {}, "session_ttl_s=1 is below 2"),
         ([], {"AMINO_HANG_S": "0"}, "it must be from 2"),
         (["--config", "missing.yaml"], {}, "cannot be read"),

@@ -129,7 +129,7 @@ async def test_app_dirs_come_first_and_in_order(tmp_path: Path) -> None:
     [
         ("no_such_package.m:C", "ModuleNotFoundError.*no_such_package.*--app-dir"),
         ("amino.errors:Nothing", "has no such name"),
-        ("amino.ids:slot_of", "has a function of that name"),
+        ("amino.marks:readonly", "has a function of that name"),
         ("__main__:Counter", "by value"),
         ("amino.errors:f.<locals>.C", "by value"),
         ("subprocess:Popen", "standard library"),

@@ -125,6 +125,14 @@ LIVES = {
         Seen(0.4, ("a", "b"), ALL_MINE),
         Seen(10.3, ("a", "b"), ALL_MINE),
     ],
+    "election-may-not-lead-any-more": [
+        Seen(0.0, ("a", "b"), HALVES),
+        Seen(1.0, ("b",), HALVES),
+        Seen(1.1, ("b",), HALVES),
+        *map(Settled, range(32)),
+        Seen(1.2, ("b",), dict.fromkeys(range(32, 64), "b")),
+        Seen(2.0, (), HALVES),
+    ],
     "election-not-in-the-list": [Seen(0.0, ("b",), {}), Seen(9.0, ("b",), {})],
 }
 

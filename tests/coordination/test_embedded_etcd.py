@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import sys
 
@@ -68,6 +69,16 @@ async def test_a_member_that_cannot_start_says_why(tmp_path):
     script = 'case "$1" in --version) echo "etcd Version: 3.5.16";; *) echo "disk on fire"; exit 1;; esac'
     with pytest.raises(CoordinationUnavailable, match="disk on fire"):
         await EmbeddedEtcd.start(binary=_program(tmp_path / "etcd", script), folder=tmp_path / "data")
+
+
+def test_ports_are_not_those_of_outgoing_connections():
+    """A cluster's ports differ, are free, and no connection of the machine is given one by chance."""
+    with socket.socket() as taken:
+        ports = embedded_etcd._free_ports(9)
+        assert len(set(ports)) == 9
+        assert all(1024 <= port < 32_768 for port in ports)
+        taken.bind(("127.0.0.1", ports[0]))
+        assert all(ports[0] not in embedded_etcd._free_ports(9) for _ in range(20))
 
 
 async def test_two_members_make_no_sense():

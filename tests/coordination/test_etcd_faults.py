@@ -17,7 +17,7 @@ from amino.coordination.store import Get, Put, absent
 from amino.coordination.watch import WatchedCache
 from amino.errors import CoordinationUnavailable
 from tests.coordination.virtual import until
-from tests.etcd_members import leader_index
+from tests.etcd_members import elected_besides, leader_index
 
 pytestmark = pytest.mark.real
 KEYS = Keys("faults")
@@ -63,7 +63,10 @@ async def _strike(etcd, index, how):
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 @pytest.mark.parametrize("whom", ["connected", "leader"])
 async def test_one_member_lost(etcd_three, whom, how):
-    """Work goes on with another member: within 4 s, the watch whole, the session never lost and valid again in time."""
+    """Work goes on with another member: soon after etcd has a leader, the watch whole, the session never lost.
+
+    An election takes etcd 1 to 2 s, each split vote as much again; what comes on top of it is ours.
+    """
     leader = await leader_index(etcd_three)
     order = etcd_three.endpoints
     if whom == "connected":  # to a follower, so that this is not the case of the leader
@@ -83,10 +86,12 @@ async def test_one_member_lost(etcd_three, whom, how):
     load, tasks = Load(store), TaskOwner("load")
     tasks.spawn(load.run())
     await until(lambda: load.written >= 50, 10)
+    struck_at, begun = load.written, CLOCK.monotonic()
     await _strike(etcd_three, victim, how)
-    struck_at = load.written
+    await elected_besides(etcd_three, victim)
+    elected_s = CLOCK.monotonic() - begun
     await until(lambda: load.written >= struck_at + 200, 20)
-    assert load.longest_s < 4.0
+    assert load.longest_s < elected_s + 2.5
     assert await view.wait_valid(3.0)
     if how == "freeze":
         etcd_three.thaw(victim)

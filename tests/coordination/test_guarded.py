@@ -43,6 +43,26 @@ def test_concurrent_writes_share_transactions():
     run_virtual(main)
 
 
+def test_a_second_transaction_begins_only_for_many_writes():
+    """While one is under way further writes gather: many small transactions would cost more than waiting."""
+
+    async def main(clock):
+        _, store, writer = _made(clock, gather=4)
+        store.faults.request_delay_s = lambda: 0.1
+        first = asyncio.ensure_future(writer.write([], [Put("/first", b"")]))
+        await asyncio.sleep(0.01)
+        few = [asyncio.ensure_future(writer.write([], [Put(f"/few/{n}", b"")])) for n in range(3)]
+        await asyncio.sleep(0.01)
+        assert writer.transactions == 1
+        last = asyncio.ensure_future(writer.write([], [Put("/few/3", b"")]))
+        await asyncio.sleep(0.01)
+        assert writer.transactions == 2
+        await asyncio.gather(first, *few, last)
+        await writer.aclose()
+
+    run_virtual(main)
+
+
 def test_one_that_fails_does_not_fail_the_others():
     """If a combined transaction's compares fail, each part is tried alone and hears its own outcome."""
 

@@ -12,10 +12,11 @@ import pytest
 from amino.aio.clock import RealClock
 from amino.aio.mode import drive
 from amino.coordination.deadline import LocalDeadline, SharedDeadline
+from amino.coordination.ending import end_silent, prove_dead
 from amino.coordination.keys import Keys
 from amino.coordination.memory import Fate, MemoryStore
 from amino.coordination.memory_etcd import MemoryEtcd
-from amino.coordination.session import SessionHolder, SessionView, prove_dead
+from amino.coordination.session import SessionHolder, SessionView
 from amino.coordination.session_machine import Timing
 from amino.coordination.store import Delete, Put, created_at
 from amino.errors import AlreadyExists, CoordinationUnavailable, Invalid, SessionLost
@@ -61,19 +62,46 @@ def test_a_session_stays_valid():
     run_virtual(main)
 
 
-def test_validity_runs_out_before_the_lease():
-    """Cut off from etcd, validity ends before the key goes; it never comes back for this incarnation."""
+def test_round_trips_that_keep_it_are_told():
+    """Each beat and each keepalive is told with its seconds and whether it was answered."""
 
     async def main(clock):
         etcd = MemoryEtcd(clock)
         holder = Holder(etcd, clock)
+        told = []
+        holder.session._on_round_trip = lambda duration_s, renewed: told.append((duration_s, renewed))
+        await holder.session.start(b"record")
+        await asyncio.sleep(3)
+        assert len(told) >= 4
+        assert all(renewed and 0.0 <= duration_s <= TIMING.request_timeout_s for duration_s, renewed in told)
+        told.clear()
+        holder.store.partition()
+        await asyncio.sleep(3)
+        assert told
+        assert not any(renewed for _, renewed in told)
+        await holder.session.aclose()
+
+    run_virtual(main)
+
+
+def test_validity_runs_out_before_others_end_the_session():
+    """Cut off from etcd, validity ends before another server ends the session; it never comes back for this incarnation."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        holder, other = Holder(etcd, clock), Holder(etcd, clock, "s2")
         await holder.session.start(b"")
+        await other.session.start(b"")
         await asyncio.sleep(1)
         holder.store.partition()
+        cut_at = clock.monotonic()
         while etcd.get(KEYS.server("s1")) is not None:
             was_valid = holder.view.valid()
             await asyncio.sleep(0.01)
         assert not was_valid
+        assert clock.monotonic() - cut_at <= TIMING.ttl_s + 0.2
+        assert etcd.get(KEYS.beat("s1")) is None
+        assert etcd.leases == (other.session.lease,)
         assert holder.lost == []
         holder.store.heal()
         await asyncio.sleep(2)
@@ -82,7 +110,102 @@ def test_validity_runs_out_before_the_lease():
         assert not holder.view.valid()
         with pytest.raises(SessionLost):
             await holder.session.update_record(b"")
+        assert other.lost == []
         await holder.session.aclose()
+        await other.session.aclose()
+
+    run_virtual(main)
+
+
+def test_who_is_alone_comes_back_as_who_it_was():
+    """Nobody else ends a session whose holder was cut off for a while: it goes on, as the same incarnation."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        holder = Holder(etcd, clock)
+        await holder.session.start(b"")
+        holder.store.partition()
+        await asyncio.sleep(20)
+        assert not holder.view.valid()
+        holder.store.heal()
+        assert await holder.view.wait_valid(2.0)
+        assert holder.lost == []
+        await holder.session.aclose()
+
+    run_virtual(main)
+
+
+def test_what_etcd_thinks_of_leases_ends_no_session():
+    """Whoever leads etcd and whatever its clock: a session that beats is kept, and no peer is silent when etcd pauses."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        holders = [Holder(etcd, clock, f"s{number}") for number in range(3)]
+        for holder in holders:
+            await holder.session.start(b"")
+        for pause_s in (0.5, 1.2, 2.4, 3.1, 30.0):
+            etcd.stop_serving()
+            await asyncio.sleep(pause_s)
+            etcd.resume_serving()
+            await asyncio.sleep(2.0)
+            assert all(holder.view.valid() for holder in holders)
+        assert [holder.lost for holder in holders] == [[], [], []]
+        for holder in holders:
+            await holder.session.aclose()
+
+    run_virtual(main)
+
+
+def test_a_beat_that_comes_at_the_last_moment_wins():
+    """Who judges compares the beat it judged by: one that came meanwhile keeps the session."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        holder = Holder(etcd, clock)
+        incarnation = await holder.session.start(b"")
+        judged = etcd.get(KEYS.beat("s1")).mod_revision
+        await asyncio.sleep(0.6)
+        other = MemoryStore(etcd, clock=clock, name="other")
+        assert not await end_silent(other, KEYS, "s1", judged)
+        delays = iter([0.0, 0.0, 0.0, 0.6])
+        other.faults.request_delay_s = lambda: next(delays, 0.0)
+        assert not await end_silent(other, KEYS, "s1", etcd.get(KEYS.beat("s1")).mod_revision)
+        assert etcd.get(KEYS.server("s1")).create_revision == incarnation
+        assert holder.lost == []
+        await holder.session.aclose()
+
+    run_virtual(main)
+
+
+def test_a_judge_that_is_no_member_any_more_ends_nobody():
+    """A server that thaws after it was replaced judges by what it saw before: its word counts for nothing."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        holder = Holder(etcd, clock)
+        await holder.session.start(b"")
+        await holder.session.aclose()
+        judged = etcd.get(KEYS.beat("s1")).mod_revision
+        other = MemoryStore(etcd, clock=clock, name="other")
+        assert not await end_silent(other, KEYS, "s1", judged, [created_at(KEYS.server("s2"), 1)])
+        assert await end_silent(other, KEYS, "s1", judged)
+        assert etcd.get(KEYS.server("s1")) is None
+
+    run_virtual(main)
+
+
+def test_a_silent_holder_of_the_name_is_waited_out():
+    """Who starts under the name of a server that vanished, with nobody else there to notice, has it after its TTL."""
+
+    async def main(clock):
+        etcd = MemoryEtcd(clock)
+        first, second = Holder(etcd, clock), Holder(etcd, clock)
+        await first.session.start(b"")
+        await first.session.aclose()
+        begun = clock.monotonic()
+        await second.session.start(b"")
+        assert TIMING.ttl_s <= clock.monotonic() - begun <= TIMING.ttl_s + 0.5
+        await second.session.aclose()
 
     run_virtual(main)
 
@@ -107,7 +230,7 @@ def test_a_short_outage_changes_nothing():
 
 
 def test_a_lying_keepalive_proves_nothing():
-    """etcd 3.4 answers OK for a revoked lease: the confirmation notices, validity does not advance."""
+    """etcd 3.4 answers OK for a revoked lease: the next beat notices, validity does not advance."""
 
     async def main(clock):
         etcd = MemoryEtcd(clock)
@@ -138,7 +261,7 @@ def test_a_name_is_claimed_once():
         assert clock.monotonic() - begun < 1
         assert etcd.leases == (first.session.lease,)
         await first.session.aclose()
-        incarnation = await third.session.start(b"", wait_s=5)
+        incarnation = await third.session.start(b"")
         assert incarnation > first.session.incarnation
         assert third.view.valid()
         await third.session.aclose()
@@ -202,6 +325,7 @@ def test_death_is_proven_in_one_transaction():
         assert {event.record.mod_revision for event in batch.events} == {revision + 1}
         assert {event.record.key for event in batch.events} == {
             KEYS.server("s1"),
+            KEYS.beat("s1"),
             KEYS.slot(1),
             KEYS.slot(2),
             KEYS.tombstone("s1", incarnation),
@@ -223,7 +347,7 @@ def test_a_late_proof_harms_nobody():
         first, second = Holder(etcd, clock), Holder(etcd, clock)
         old = await first.session.start(b"")
         await first.session.aclose()
-        new = await second.session.start(b"", wait_s=10)
+        new = await second.session.start(b"")
         assert await prove_dead(first.store, KEYS, "s1", old, b"", clock=clock) == 0
         assert etcd.get(KEYS.server("s1")).create_revision == new
         assert etcd.get(KEYS.tombstone("s1", old)) is not None

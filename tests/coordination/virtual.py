@@ -1,66 +1,27 @@
-"""An event loop whose time jumps to the next timer: what waits for hours takes milliseconds, in the same order each time."""
+"""Tests in virtual time: what waits for hours takes milliseconds, in the same order each time."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
+from amino.testing.simulation import loop as simulation
 
-class _Jumping(selectors.DefaultSelector):
-    loop: VirtualLoop
-
-    def select(self, timeout=None):
-        ready = super().select(0)
-        if not ready and timeout is not None and timeout > 0:
-            self.loop.now += timeout
-        elif not ready and timeout is None:
-            return super().select(0.05)  # nothing but another thread can wake us
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop on virtual time, starting at 1000 s."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        selector = _Jumping()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
-
-class VirtualClock:
-    """The loop's time as a clock; boot time runs 5 s ahead, so that mixing the two is noticed."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def monotonic(self) -> float:
-        return self._loop.now
-
-    def boottime(self) -> float:
-        return self._loop.now + 5.0
-
-    def wall(self) -> float:
-        return 1_700_000_000.0 + self._loop.now
+AHEAD_S = 5.0
+AT_MOST_S = 100_000.0
 
 
 def run_virtual(main: Any) -> Any:
-    """Run ``main(clock)`` on a virtual loop; whatever task it leaves behind is an error."""
-    loop = VirtualLoop()
-    try:
-        coroutine: Coroutine[Any, Any, Any] = main(VirtualClock(loop))
-        result = loop.run_until_complete(asyncio.wait_for(coroutine, 100_000))
-        left = asyncio.all_tasks(loop)
-        assert not left, f"left behind: {left}"
-        return result
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+    """Run ``main(clock)`` on a virtual loop; whatever task it leaves behind is an error.
+
+    The clock's boot time runs ahead of its monotonic time, so that mixing the two is noticed.
+    """
+
+    async def limited(loop: simulation.VirtualLoop) -> Any:
+        return await asyncio.wait_for(main(simulation.VirtualClock(loop, AHEAD_S)), AT_MOST_S)
+
+    return simulation.run_virtual(limited)
 
 
 async def until(predicate: Callable[[], bool], timeout_s: float) -> None:

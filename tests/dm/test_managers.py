@@ -77,7 +77,7 @@ def test_a_call_passes_the_chain_as_a_protocol_stack():
     """Client A, B, network, server B, A, the object; and back the same way."""
     notes: list[str] = []
     managers = [Noted(name="A"), Silent(), Noted(name="B")]
-    server = ComposedServerChain(managers, notes)
+    server = ComposedServerChain(managers, lambda _: notes)
 
     async def method(call):
         notes.append("method")
@@ -92,7 +92,7 @@ def test_a_call_passes_the_chain_as_a_protocol_stack():
 def test_upcalls_go_to_the_innermost_first_and_at_the_end_to_the_outermost():
     """To an outer manager the inner ones and the object are the object; states go by manager and place."""
     notes: list[str] = []
-    chain = ComposedServerChain([Noted(name="A"), Noted(name="B")], notes)
+    chain = ComposedServerChain([Noted(name="A"), Noted(name="B")], lambda _: notes)
     asyncio.run(chain.on_create())
     assert chain.on_snapshot() == {"Noted@0": "state of A"}
     chain.on_restore({"Noted@0": "x"})
@@ -107,7 +107,7 @@ def test_managers_without_components_cost_nothing():
         return 1
 
     assert compose_client([Silent(), ExplicitMigration()], [], innermost) is innermost
-    assert ComposedServerChain([Silent(), ExplicitMigration()], []).passes_through
+    assert ComposedServerChain([Silent(), ExplicitMigration()], lambda _: []).passes_through
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
 def test_every_example_has_a_readme_that_is_tested() -> None:
     """Each folder of examples has a README, and this module knows it."""
-    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {"hello", "minnietwitter", "todo"}
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name[0] not in "._"}
+    assert folders == {"chaos", "counter", "fundmover", "hello", "kvstore", "minnietwitter", "todo"}
     assert all((EXAMPLES / name / "README.md").is_file() for name in folders)
 
 
-@pytest.mark.parametrize("name", ["hello", "minnietwitter"])
+@pytest.mark.parametrize("name", ["counter", "fundmover", "hello", "kvstore", "minnietwitter"])
 def test_example_prints_what_its_readme_says(name: str) -> None:
     """The examples that bring their own cluster print what their README shows."""
     shown = list(commands(EXAMPLES / name / "README.md"))
@@ -73,3 +73,24 @@ def test_the_classes_work_without_a_cluster() -> None:
         [*arguments("python"), "-c", code], cwd=EXAMPLES, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_chaos_suite_of_minnietwitter_passes() -> None:
+    """The suite that the guide to chaos shows runs as it stands, with the plugin of the test kit."""
+    options = [
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ".",
+        "-p",
+        "no:amino",
+        "-p",
+        "amino.testing.plugin",
+        "-p",
+        "no:randomly",
+    ]
+    command = [*arguments("python"), "-m", "pytest", *options, "minnietwitter/test_chaos.py"]
+    more = environment(PYTHONPATH=os.pathsep.join([environment()["PYTHONPATH"], str(EXAMPLES)]))
+    done = subprocess.run(command, cwd=EXAMPLES, env=more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -79,6 +79,14 @@ class FakeRegistry:
         self._note("move", request)
         return self._location(self.find_id(request))
 
+    async def scale(self, request: c.ScaleRequest) -> c.Location:
+        self._note("scale", request)
+        return self._location(self.find_id(request))
+
+    async def change(self, request: c.ChangeRequest) -> c.ChangeReply:
+        self._note("change", request)
+        return c.ChangeReply(self._location(next(iter(self.made))), ("dms: [] -> [PeriodicCheckpoint]",))
+
     async def find(self, request: c.FindRequest) -> c.FindReply:
         self._note("find", request)
         return c.FindReply(
@@ -159,6 +167,34 @@ class FakeRegistry:
     async def events(self, request: c.Empty) -> c.EventList:
         self._note("events", request)
         return c.EventList((c.EventInfo(3, "created", 1.5, "m", "s1", "made"),))
+
+    async def acquire_lock(self, request: c.AcquireLockRequest) -> c.LockGrant:
+        self._note("acquire_lock", request)
+        return c.LockGrant(7, request.holder)
+
+    async def renew_lock(self, request: c.HeldLockRequest) -> c.LockGrant:
+        self._note("renew_lock", request)
+        return c.LockGrant(request.token, request.holder)
+
+    async def release_lock(self, request: c.HeldLockRequest) -> c.Empty:
+        self._note("release_lock", request)
+        return c.Empty()
+
+    async def begin_decision(self, request: c.BeginDecisionRequest) -> c.Decision:
+        self._note("begin_decision", request)
+        return c.Decision(request.transaction, "pending", 7, request.cohorts, request.resource)
+
+    async def decide(self, request: c.DecideRequest) -> c.Decision:
+        self._note("decide", request)
+        return c.Decision(request.transaction, "aborted")
+
+    async def decisions(self, request: c.DecisionsRequest) -> c.DecisionList:
+        self._note("decisions", request)
+        return c.DecisionList((c.Decision("t1", "committed", 7, ("m1/",), request.resource),))
+
+    async def end_decision(self, request: c.DecideRequest) -> c.Empty:
+        self._note("end_decision", request)
+        return c.Empty()
 
     async def clear_deaths(self, request: c.ClearDeathsRequest) -> c.Empty:
         raise NotImplementedError  # not offered over gRPC

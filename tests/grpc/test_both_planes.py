@@ -51,6 +51,12 @@ OPERATIONS = [
     ),
     ("locate", c.LocateRequest(name="it", stale={"/": 2}), pb.LocateRequest(name="it", stale={"/": 2})),
     ("move", c.MoveRequest(name="it", server="s2", why="asked for"), pb.MoveRequest(name="it", server="s2")),
+    ("scale", c.ScaleRequest(name="it", shards=3), pb.ScaleRequest(name="it", shards=3)),
+    (
+        "change",
+        c.ChangeRequest(SPEC, microservice="ab" * 12, dry_run=True),
+        pb.ChangeRequest(spec=SPEC_MESSAGE, microservice="ab" * 12, dry_run=True),
+    ),
     (
         "find",
         c.FindRequest(cls=CALLEE, label=(Requirement("tier"),)),
@@ -60,7 +66,7 @@ OPERATIONS = [
     ("members", c.Empty(), pb.Empty()),
     ("slots", c.Empty(), pb.Empty()),
     ("cordon", c.CordonRequest("s1", cordon=False), pb.CordonRequest(server="s1", cordon=False)),
-    ("drain", c.DrainRequest("s1", 5.0), pb.DrainRequest(server="s1", timeout_s=5)),
+    ("drain", c.DrainRequest("s1", 5.0, "disk"), pb.DrainRequest(server="s1", timeout_s=5, why="disk")),
     ("pause", c.PauseRequest(paused=False), pb.PauseRequest(paused=False)),
     ("release", c.ByName(name="it"), pb.ByName(name="it")),
     ("restore", c.ByName(name="it"), pb.ByName(name="it")),
@@ -71,7 +77,18 @@ OPERATIONS = [
         pb.ApplicationRequest(name="shop", entry=SPEC_MESSAGE, **VALUES),
     ),
     ("application", c.ByName(name="it"), pb.ByName(name="it")),
-    ("events", c.Empty(), pb.Empty()),
+    ("events", c.EventsRequest(), pb.EventsRequest()),
+    ("acquire_lock", c.AcquireLockRequest("orders", "h1"), pb.AcquireLockRequest(lock="orders", holder="h1")),
+    ("renew_lock", c.HeldLockRequest("orders", "h1", 7), pb.HeldLockRequest(lock="orders", holder="h1", token=7)),
+    ("release_lock", c.HeldLockRequest("orders", "h1", 7), pb.HeldLockRequest(lock="orders", holder="h1", token=7)),
+    (
+        "begin_decision",
+        c.BeginDecisionRequest("t1", ("m1/",), "bank"),
+        pb.BeginDecisionRequest(transaction="t1", cohorts=["m1/"], resource="bank"),
+    ),
+    ("decide", c.DecideRequest("t1", 7, "abort"), pb.DecideRequest(transaction="t1", revision=7, wish="abort")),
+    ("decisions", c.DecisionsRequest("bank"), pb.DecisionsRequest(resource="bank")),
+    ("end_decision", c.DecideRequest("t1", 7), pb.DecideRequest(transaction="t1", revision=7)),
     ("delete", c.DeleteRequest(name="it"), pb.DeleteRequest(name="it")),
 ]
 
@@ -115,7 +132,7 @@ def told(answer):
 
 def test_every_operation_is_compared():
     """An operation that is added to the contract is noticed here."""
-    offered = {name for name in vars(c.Registry) if not name.startswith("_")} - {"clear_deaths"}
+    offered = {name for name in vars(c.Registry) if not name.startswith("_")} - {"clear_deaths", "report_absent"}
     assert {name for name, _, _ in OPERATIONS} == offered
 
 

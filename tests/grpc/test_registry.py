@@ -127,7 +127,7 @@ async def test_every_operation_reaches_the_registry(port):
     entry = pb.MicroserviceSpec(class_path=CALLEE)
     await registry.DefineApplication(pb.ApplicationRequest(name="shop", entry=entry, args=[to_value(1)]))
     assert (await registry.Application(pb.ByName(name="it"))).microservice == made
-    assert (await registry.Events(pb.Empty())).events[0].text == "made"
+    assert (await registry.Events(pb.EventsRequest())).events[0].text == "made"
     await registry.Delete(pb.DeleteRequest(name="it"))
     assert port.registry.seen[1:] == [
         ("locate", c.LocateRequest(name="it", stale={"/": 3}, wait_s=0.5)),
@@ -146,7 +146,7 @@ async def test_every_operation_reaches_the_registry(port):
         ("push_code", c.PushCodeRequest("00", "zip", b"PK")),
         ("define_application", c.ApplicationRequest("shop", MicroserviceSpec(CALLEE), codec.pack(((1,), {})))),
         ("application", c.ByName(name="it")),
-        ("events", c.Empty()),
+        ("events", c.EventsRequest()),
         ("delete", c.DeleteRequest(name="it")),
     ]
     assert port.registry.made == {}

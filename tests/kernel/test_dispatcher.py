@@ -10,6 +10,9 @@ from typing import ClassVar
 import pytest
 
 import amino
+from amino.aio.mode import surface
+from amino.aio.signal import Signal
+from amino.dm.base import Manager, ServerBase
 from amino.errors import Invalid, NotExecuted, NotFound, OutcomeUnknown, Overloaded
 from amino.telemetry.metrics import Metrics
 from amino.telemetry.trace import Telemetry
@@ -157,6 +160,7 @@ def test_beyond_a_bound_calls_are_overloaded_at_once(bounds):
             target.instance.go_on.set()
             for inbound in running:
                 await inbound.answer
+            await served.until_idle()  # a thread is free a moment after its answer has left
             assert (await served.call("add", 1, sequence=4))[0] == 1
 
     asyncio.run(main())
@@ -178,6 +182,35 @@ def test_without_a_valid_session_nothing_runs():
             assert target.instance.value == 0
             assert served.session.waits[:3] == [2.0] * 3
             assert served.session.waits[3] <= 0.5
+
+    asyncio.run(main())
+
+
+def test_a_co_located_caller_waits_for_what_holds_its_answer():
+    """A component holds no outcome of a co-located call: who called would take it for final before it is committed."""
+
+    class Holding(ServerBase):
+        holds = True
+        asked: ClassVar[list[bool]] = []
+
+        async def on_call(self, call, forward):
+            """Note whether the outcome could be held."""
+            self.asked.append(call.holds)
+            return await forward(call)
+
+    class Holds(Manager):
+        def server(self, context):
+            """Return it."""
+            return Holding()
+
+    async def main():
+        target = serving(Work(), Holds())
+        async with Served(target) as served:
+            assert target.chain.holds
+            await local(served, target, "add_async", 1, sequence=1)
+            await local(served, target, "add_inline", 1, sequence=2)
+            await served.call("add_async", 1, sequence=3)
+        assert Holding.asked == [False, False, True]
 
     asyncio.run(main())
 
@@ -345,5 +378,66 @@ def test_arguments_are_read_by_the_callee_s_classes():
             target.adopt_instance(target.instance)
             await served.call("take", Array(bytearray(1)), sequence=2)
             assert seen[1:] == [(__name__, "Array"), find]
+
+    asyncio.run(main())
+
+
+class Stored(ServerBase):
+    """Leaves the thread before it waits."""
+
+    stored: ClassVar[Signal[str]]
+
+    async def on_call(self, call, forward):
+        """Run the method, then wait."""
+        result = await forward(call)
+        if call.surfaces:
+            await surface()
+        return [*(result or ()), await self.stored.wait(5.0), threading.current_thread() is threading.main_thread()]
+
+
+class Storing(Manager, frozen=True):
+    """Keeps each call waiting for the world after its method, as managers that make calls durable do."""
+
+    def server(self, context):
+        """Return the component."""
+        return Stored()
+
+
+def test_a_call_that_waits_for_the_world_leaves_its_thread():
+    """Its method runs in a thread, the wait on the loop; one thread serves many calls that wait."""
+
+    async def main():
+        Stored.stored = Signal()
+        target = serving(Work(), Storing())
+        async with Served(target, threads_max=1) as served:
+            sent = []
+            for number in (1, 2, 3):
+                sent.append(served.send("add", 1, sequence=number))
+                await served.until_idle()
+            assert served.dispatcher.in_flight == 3
+            Stored.stored.set("stored")
+            assert [value_of(await inbound.answer) for inbound in sent] == [
+                [number, False, "stored", True] for number in (1, 2, 3)
+            ]
+            await served.until_idle()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_stops_answers_what_has_left_its_thread():
+    """Calls that wait, and one that comes up when nothing is started any more, end as unknown."""
+
+    async def main():
+        Stored.stored = Signal()
+        target = serving(Work(), Storing())
+        async with Served(target) as served:
+            waits = served.send("add", 1, sequence=1)
+            await served.until_idle()
+            late = served.send("block", sequence=2)
+            await asyncio.to_thread(target.instance.entered.wait, 5.0)
+            await served.tasks.aclose()
+            target.instance.go_on.set()
+            for inbound in (waits, late):
+                assert isinstance(decode_error((await inbound.answer)[1]), OutcomeUnknown)
 
     asyncio.run(main())

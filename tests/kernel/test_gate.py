@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -116,3 +117,54 @@ def test_threads_and_loops_share_a_gate():
         assert tokens == [1]
 
     asyncio.run(main())
+
+
+def test_quiet_is_quiet_whatever_threads_enter_at_that_moment():
+    """Entering takes no lock: still nobody is inside while somebody has quiet, and no wait is forgotten."""
+    gate = Gate()
+    inside = {}
+    over = threading.Event()
+    broken = []
+
+    def callers(number):
+        sequence = 0
+        while not over.is_set():
+            sequence += 1
+            token = gate.enter_nowait(RequestId("c", f"m{number}", sequence))
+            if token:
+                inside[token] = number
+                del inside[token]
+                gate.leave(token)
+
+    threads = [threading.Thread(target=callers, args=(number,)) for number in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            drive(gate.acquire_quiet(5.0))
+            if inside:
+                broken.append(dict(inside))
+            gate.release_quiet()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not broken
+    assert gate.running == 0
+
+
+def test_quiet_is_had_at_once_only_where_nobody_is_inside():
+    """Without waiting: with somebody inside, or with quiet taken, it is refused, and the gate stays as it was."""
+    gate = Gate()
+    inside = gate.enter_nowait(ROOT)
+    assert not gate.acquire_quiet_nowait()
+    assert not gate.closed
+    gate.leave(inside)
+    assert gate.acquire_quiet_nowait()
+    assert not gate.acquire_quiet_nowait()
+    assert gate.enter_nowait(OTHER) == 0
+    gate.release_quiet()
+    assert gate.enter_nowait(OTHER)

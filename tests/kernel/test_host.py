@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,11 @@ class Confirmer:
         return 11
 
 
+def no_groups() -> Any:
+    """Groups that nobody asks about."""
+    return SimpleNamespace(open=lambda *_: None, add=lambda *_: None, remove=lambda *_: None)
+
+
 class Parts:
     """Implements ``kernel.host.Parts`` as far as needed."""
 
@@ -62,6 +68,8 @@ class Parts:
 
     def find_class(self, spec: MicroserviceSpec) -> None:
         """No bundle."""
+
+    inline = True
 
     def server_chain(self, spec: MicroserviceSpec, context: Any) -> ComposedServerChain:
         """Return an empty chain."""
@@ -109,7 +117,7 @@ async def confirmer():
 
 async def test_a_leader_that_stops_waiting_leaves_no_confirmed_replica_without_its_object(confirmer):
     """Found under load: the confirmation landed in etcd, the cancelled command dropped the object."""
-    host = Host(parts=Parts(Plain), surroundings=Around(), confirmer=confirmer, validity=Valid())
+    host = Host(parts=Parts(Plain), surroundings=Around(), confirmer=confirmer, validity=Valid(), groups=no_groups())
     sender = asyncio.ensure_future(host.instantiate(request()))
     await confirmer.asked.wait()
     sender.cancel()
@@ -126,7 +134,7 @@ async def test_a_leader_that_stops_waiting_leaves_no_confirmed_replica_without_i
 
 async def test_a_dropped_object_frees_the_users_object_at_once(confirmer):
     """State may be large, and what still refers to the kernel object waits for the cyclic collector, which is in no hurry."""
-    host = Host(parts=Parts(Plain), surroundings=Around(), confirmer=confirmer, validity=Valid())
+    host = Host(parts=Parts(Plain), surroundings=Around(), confirmer=confirmer, validity=Valid(), groups=no_groups())
     confirmer.may.set()
     await host.instantiate(request())
     shell = host.find("m1", "/")
@@ -143,7 +151,7 @@ async def test_a_dropped_object_frees_the_users_object_at_once(confirmer):
 
 async def test_a_constructor_that_raises_leaves_nothing(confirmer):
     """The error names class and cause."""
-    host = Host(parts=Parts(Broken), surroundings=Around(), confirmer=confirmer, validity=Valid())
+    host = Host(parts=Parts(Broken), surroundings=Around(), confirmer=confirmer, validity=Valid(), groups=no_groups())
     with pytest.raises(ConstructionFailed, match="no"):
         await host.instantiate(request())
     assert len(host) == 0

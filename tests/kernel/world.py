@@ -12,6 +12,7 @@ from amino.aio.tasks import TaskOwner
 from amino.aio.workers import Workers
 from amino.contracts.calls import Call, CallHead, RequestId, encode_call_head
 from amino.dm.chain import ComposedServerChain
+from amino.kernel.context import ComponentContext
 from amino.kernel.dispatcher import Dispatcher
 from amino.kernel.object import KernelObject
 from amino.marks import method_table
@@ -69,6 +70,12 @@ class Context:
         self.random = random.Random(1)
         self.checkpoints = Checkpoints()
         self.events: list[str] = []
+        self.run = None
+        self.answers = True
+
+    def at(self, place: int) -> Any:
+        """Return the context of the component at ``place``."""
+        return ComponentContext(self, place)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Note it."""
@@ -88,7 +95,7 @@ def serving(instance: Any, *managers: Any, around: Around | None = None, microse
     )
     target.seal_nowait()
     target.context = Context(target, around)
-    target.chain = ComposedServerChain(managers, target.context)
+    target.chain = ComposedServerChain(managers, target.context.at)
     target.adopt_instance(instance)
     target.unseal()
     return target
@@ -113,13 +120,14 @@ def call_of(
         method=method,
         args=args,
         kwargs={},
-        flags=target.methods[method],
+        flags=target.flags_of(method),
         request=RequestId(client, root, sequence, path),
         deadline=RealClock().monotonic() + timeout_s,
         floor=floor,
         attempt=attempt,
         age_s=age_s,
         digest=codec.digest(method, codec.encode_arguments(args, {}, trusted=True)[1]),
+        received=codec.encode_arguments(args, {}, trusted=True),
     )
 
 
@@ -201,6 +209,14 @@ class Served:
             **self._bounds,
         )
         return self
+
+    async def until_idle(self) -> None:
+        """Wait until no worker thread runs a job."""
+        for _ in range(100_000):
+            if not self._workers.busy:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("worker threads stay busy")
 
     async def __aexit__(self, *exc: object) -> None:
         await self.tasks.aclose()

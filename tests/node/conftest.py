@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from grpc.aio import init_grpc_aio
 
+from amino.node.child import new_event_loop
 from amino.node.embedded_etcd import EmbeddedEtcd
-from tests.etcd_fixtures import etcd_binaries, memory_folder
+from tests.etcd_fixtures import an_etcd, memory_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def grpc_poller():
-    """Start gRPC's polling thread, one per process and never ended, so that no single test has left it behind."""
+    """Start gRPC's polling thread and uvloop's pipe, one per process and never ended, so that no single test has left them."""
+    new_event_loop().close()
 
     async def begin():  # on a loop: whether this thread has one depends on the tests that ran before
         init_grpc_aio()
@@ -24,11 +26,10 @@ def grpc_poller():
 
 @pytest.fixture(scope="session")
 def node_etcd():
-    if not etcd_binaries():
-        pytest.skip("no etcd binary: install etcd or set AMINO_ETCD_BINARIES")
+    binary = an_etcd()
     loop = asyncio.new_event_loop()
     folder = Path(tempfile.mkdtemp(prefix="amino-test-etcd-", dir=memory_folder()))
-    etcd = loop.run_until_complete(EmbeddedEtcd.start(binary=etcd_binaries()[0], folder=folder))
+    etcd = loop.run_until_complete(EmbeddedEtcd.start(binary=binary, folder=folder))
     yield etcd
     loop.run_until_complete(etcd.aclose())
     loop.close()

@@ -1,6 +1,7 @@
 """The supervisor with real etcd and real child processes: every way a child or its supervisor can fail."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,11 @@ import pytest
 from amino.aio.clock import RealClock
 from amino.config import EtcdConfig, ServerConfig, SessionConfig
 from amino.contracts.documents import ClusterDocument, ServerRecord, Tombstone, decode
+from amino.coordination.deadline import LocalDeadline
 from amino.coordination.etcd import EtcdStore
 from amino.coordination.keys import Keys
+from amino.coordination.session import SessionHolder
+from amino.coordination.session_machine import Timing
 from amino.telemetry import names
 
 pytestmark = pytest.mark.real
@@ -130,6 +134,18 @@ async def store(etcd_endpoints):
     await store.aclose()
 
 
+@contextlib.asynccontextmanager
+async def peer_of(server):
+    """Have another member in the cluster, which ends the sessions of those that fall silent."""
+    timing = Timing.of_ttl(server.config.session.ttl_s)
+    peer = SessionHolder(server.store, server.keys, "peer", LocalDeadline(), clock=RealClock(), timing=timing)
+    await peer.start(b"")
+    try:
+        yield
+    finally:
+        await peer.aclose()
+
+
 @pytest.fixture
 async def make(store, etcd_endpoints, tmp_path):
     servers = []
@@ -241,12 +257,13 @@ async def test_a_child_stopped_for_less_than_the_ttl_goes_on(server):
     assert (again.pid, incarnation) == (record.pid, first)
 
 
-async def test_both_stopped_lose_the_lease_and_never_answer_as_before(server):
+async def test_both_stopped_lose_the_session_and_never_answer_as_before(server):
     """SIGSTOP of supervisor and child for longer than the TTL: after SIGCONT the old child is invalid and is ended."""
     record, first = await server.serving()
-    os.kill(server.process.pid, signal.SIGSTOP)
-    os.kill(record.pid, signal.SIGSTOP)
-    await server.gone()
+    async with peer_of(server):
+        os.kill(server.process.pid, signal.SIGSTOP)
+        os.kill(record.pid, signal.SIGSTOP)
+        await server.gone(timeout_s=server.config.session.ttl_s + 1.0)
     os.kill(record.pid, signal.SIGCONT)
     assert (await server.say(record, "who")).split() == [str(first), str(record.pid), "False"]
     os.kill(server.process.pid, signal.SIGCONT)
@@ -272,13 +289,14 @@ async def test_a_dead_supervisor_takes_the_child_with_it(server):
 async def test_a_dead_supervisor_takes_even_a_blocked_child_with_it(server):
     """The bound holds when user code holds up the child's main loop."""
     record, _ = await server.serving()
-    await server.say(record, "block", 30)
-    started = now()
-    server.process.kill()
-    await until_dead(record.pid)
-    assert now() - started < 1.0
-    await server.process.wait()
-    await server.gone()
+    async with peer_of(server):
+        await server.say(record, "block", 30)
+        started = now()
+        server.process.kill()
+        await until_dead(record.pid)
+        assert now() - started < 1.0
+        await server.process.wait()
+        await server.gone()
 
 
 async def test_holding_the_interpreter_lock_for_six_seconds_is_no_hang(server):

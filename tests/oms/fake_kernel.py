@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amino.contracts.documents import GroupDocument, decode, encode
+from amino.contracts.documents import GroupDocument, MicroserviceRecord, decode, encode
 from amino.contracts.services import (
     AdoptRequest,
+    ConvertReply,
+    ConvertRequest,
     Empty,
     FenceRequest,
     InstantiateReply,
@@ -32,6 +34,7 @@ from amino.errors import (
     StoreFailed,
 )
 from amino.ids import slot_of
+from amino.kernel.confirm import Confirmer
 from amino.oms import group_machine as machine
 
 if TYPE_CHECKING:
@@ -100,13 +103,15 @@ class FakeKernel:
         one.epoch, one.serving = request.document.epoch, True
         return InstantiateReply(revision, {"add": 0})
 
-    async def write(self, ms_id: str, revision: int, document: GroupDocument, *more: Any) -> int:
+    async def write(
+        self, ms_id: str, revision: int, document: GroupDocument, *more: Any, beside: tuple[Put, ...] = ()
+    ) -> int:
         key = self.server.keys.group(slot_of(ms_id), ms_id, "/")
         mine = created_at(self.server.keys.server(self.server.name), self.server.incarnation)
         while True:
             try:
                 result = await self.server.store.txn(
-                    [mine, unchanged(key, revision), *more], [Put(key, encode(document))]
+                    [mine, unchanged(key, revision), *more], [Put(key, encode(document)), *beside]
                 )
             except CoordinationUnavailable:
                 continue
@@ -131,7 +136,11 @@ class FakeKernel:
             one.serving = False
             adopt = AdoptRequest(ms_id, "/", request.record, request.document, request.fence)
             kernel = self.server.network(request.target_address)
-            reply = await kernel.adopt(adopt, memoryview(str(one.value).encode()))
+            try:
+                reply = await kernel.adopt(adopt, memoryview(str(one.value).encode()))
+            except CodeUnavailable:
+                one.serving = True
+                raise
             self.objects.pop(ms_id, None)
             return TransferReply(reply.document_revision)
 
@@ -140,6 +149,7 @@ class FakeKernel:
         async with self.lock(ms_id):
             self._check(ms_id, request.fence)
             self.commands.append("adopt")
+            await self.server.world.behave(self.server, request)
             move = request.document.move
             assert move is not None
             one = FakeObject(move.target.id, request.document.epoch + 1, int(bytes(snapshot)))
@@ -153,6 +163,26 @@ class FakeKernel:
                 raise
             one.serving = True
             return InstantiateReply(revision, {"add": 0})
+
+    async def convert(self, request: ConvertRequest) -> ConvertReply:
+        ms_id, world = request.microservice, self.server.world
+        async with self.lock(ms_id):
+            self._check(ms_id, request.fence)
+            self.commands.append("convert")
+            one = self.objects.get(ms_id)
+            if one is None or one.replica != request.replica:
+                raise NotFound("not here")
+            if ms_id in world.busy:
+                raise NotExecuted("calls still run", reason="moving")
+            one.serving = False
+            guard = created_at(self.server.keys.slot(request.fence.slot), request.fence.leader_revision)
+            record = Put(self.server.keys.microservice(slot_of(ms_id), ms_id), encode(request.record))
+            goal = request.goal
+            revision = await self.write(ms_id, request.fence.document_revision, goal, guard, beside=(record,))
+            one.epoch, one.serving = goal.epoch, True
+            if any(dm.name == "PeriodicCheckpoint" for dm in request.record.spec.dms):
+                world.checkpoints[ms_id] = one.value
+            return ConvertReply(revision)
 
     async def retire(self, request: RetireRequest) -> Empty:
         ms_id = request.microservice
@@ -179,6 +209,41 @@ class FakeKernel:
         return ReplicaList(
             tuple(ReplicaInfo(ms_id, "/", one.replica, one.epoch, "serving") for ms_id, one in self.objects.items())
         )
+
+
+class FakeMaker:
+    """Implements ``oms.ports.Maker`` for the class ``shop:Plain``, with the real confirmer."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.confirmer = Confirmer(
+            server.store,
+            server.writer,
+            server_key=server.keys.server(server.name),
+            incarnation=server.incarnation,
+            slot_key=server.keys.slot,
+            nothing=server.keys.nothing,
+            valid=lambda: server.alive,
+        )
+
+    def methods_of(self, record: MicroserviceRecord) -> dict[str, int] | None:
+        return {"add": 0} if record.spec.cls == "shop:Plain" else None
+
+    async def make(
+        self, ms_id: str, record: MicroserviceRecord, document: GroupDocument, fence: Any, compares: Any, puts: Any
+    ) -> int | None:
+        kernel, replica = self.server.kernel, document.replicas[0].id
+        async with kernel.lock(ms_id):
+            kernel.commands.append("make")
+            made = kernel.objects[ms_id] = FakeObject(replica, document.epoch)
+            key = self.server.keys.group(slot_of(ms_id), ms_id, "/")
+            revision = await self.confirmer.create(key, document, replica, compares, puts)
+            if revision is None:
+                kernel.objects.pop(ms_id)
+                return None
+            kernel.fences[ms_id] = (fence.leader_revision, revision)
+            made.serving = True
+            return revision
 
 
 def raises(server: Server, request: InstantiateRequest) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
+from amino.errors import CoordinationUnavailable
+from amino.oms.failovers import CLAIMED_FOR_S
 from amino.telemetry import names
 from amino.telemetry.metrics import Metrics
 from amino.telemetry.trace import Telemetry, failover_traceparent
@@ -62,5 +66,51 @@ def test_a_failover_is_one_trace() -> None:
             assert all(world.document(ms_id).trace == trace for ms_id in mine)
             assert all(end >= start for _, start, end, _, _ in recorder.spans)
             assert [kind for kind, _ in recorder.failovers] == ["crash"] * counts[names.FAILOVER]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("later_s", [0.0, CLAIMED_FOR_S + 60.0], ids=["at once", "when the claim is gone"])
+def test_a_slot_that_moves_on_tells_no_failover_again(later_s) -> None:
+    """Who leads the slot of a lost server's name changes later: each loss keeps the one root that it has."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            world.telemetry = recorder = _Recorder()
+            await world.add("s1", "s2", "s3", "s4")
+            for _ in range(16):
+                await world.create(durable=True)
+            world.servers["s2"].die()
+            await world.elected()
+            await world.until(lambda: len(recorder.failovers) == 1)
+            await asyncio.sleep(later_s)  # of virtual time
+            world.leader_of("s2").die()
+            await world.elected()
+            await world.settled()
+            await asyncio.sleep(1)  # of virtual time, for what is not to come
+            roots = Counter(span[3] for span in recorder.spans if span[0] == names.FAILOVER)
+            assert list(roots.values()) == [1, 1], "one for each server that died"
+            assert len(recorder.failovers) == 2
+
+    run_virtual(main)
+
+
+def test_a_failover_is_told_though_etcd_does_not_say_who_has_told_it() -> None:
+    """On doubt it is told: a span too many does less harm than a failover that nobody sees."""
+
+    async def refuse(_ttl_s):
+        raise CoordinationUnavailable("etcd is silent")
+
+    async def main(clock):
+        async with World(clock) as world:
+            world.telemetry = recorder = _Recorder()
+            await world.add("s1", "s2", "s3")
+            for _ in range(12):
+                await world.create(durable=True)
+            for server in world.servers.values():
+                server.store.grant = refuse
+            world.servers["s2"].die()
+            await world.until(lambda: len(recorder.failovers) > 0)
+            assert [kind for kind, _ in recorder.failovers] == ["crash"]
 
     run_virtual(main)

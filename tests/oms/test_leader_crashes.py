@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from amino.contracts.services import DeleteRequest, MoveRequest
+from amino.contracts.documents import DmSpec
+from amino.contracts.services import ChangeRequest, DeleteRequest, MoveRequest
 from amino.errors import AminoError, NotFound
 from tests.coordination.virtual import run_virtual
-from tests.oms.world import Server, World
+from tests.oms.world import Server, World, spec
 
 Operation = Callable[[World, str], Awaitable[None]]
 
@@ -20,16 +21,21 @@ async def _world(world: World) -> None:
 
 
 async def _prepare(world: World, **changes) -> str:
-    """Create a microservice led by s1 whose object is at s2 or s3, so that s1's death is the leader's only."""
-    while True:
-        ms_id = world.id_led_by("s1")
-        await world.create(at="s2", ms_id=ms_id, **changes)
-        if world.home(ms_id).name != "s1":
-            return ms_id
+    """Create a microservice led by s1 whose object is elsewhere, so that s1's death is the leader's only."""
+    ms_id = world.id_led_by("s1")
+    await world.create(at="s2", ms_id=ms_id, **changes)
+    if world.home(ms_id).name == "s1":
+        await world.servers["s2"].registry.move(MoveRequest(microservice=ms_id, server="s2"))
+    return ms_id
 
 
 async def _create(world: World, ms_id: str) -> None:
     location = await world.create(at="s2", ms_id=ms_id, name="hits", durable=True)
+    assert location.created
+
+
+async def _create_plain(world: World, ms_id: str) -> None:
+    location = await world.create(at="s2", ms_id=ms_id, name="hits", cls="shop:Plain", on_loss="recreate")
     assert location.created
 
 
@@ -45,10 +51,31 @@ async def _move(world: World, ms_id: str) -> None:
         world.verdicts.append(error)
 
 
+async def _change(world: World, ms_id: str) -> None:
+    record = world.record(ms_id)
+    wanted = spec(labels={"changed": "yes"}, dms=(DmSpec("SerializableRPC"), *record.spec.dms))
+    try:
+        await world.servers["s2"].registry.change(ChangeRequest(wanted, microservice=ms_id))
+    except AminoError as error:
+        world.verdicts.append(error)
+
+
+async def _has_one_spec(world: World, ms_id: str) -> None:
+    """Record and document agree, the object serves, and what clients are told is the spec in force."""
+    await _serves_its_value(world, ms_id)
+    record, document = world.record(ms_id), world.document(ms_id)
+    assert not document.changing
+    assert record.generation == document.generation
+    changed = "changed" in record.spec.labels
+    assert changed == (record.generation == 1)
+    assert (await world.locate(ms_id)).spec == record.spec
+    assert changed or world.verdicts
+
+
 async def _recover(world: World, ms_id: str) -> None:
-    home = world.home(ms_id)
+    home, epoch = world.home(ms_id), world.document(ms_id).epoch
     home.die()
-    await world.until(lambda: world.document(ms_id).epoch > 1 and world.document(ms_id).replicas[0].confirmed)
+    await world.until(lambda: world.document(ms_id).epoch > epoch and world.document(ms_id).replicas[0].confirmed)
 
 
 def _victim(world: World, ms_id: str, role: str) -> Server:
@@ -67,7 +94,11 @@ async def _at_every_step(clock, operation: Operation, durable: bool, silent: boo
     while total is None or crash_at <= total:
         async with World(clock) as world:
             await _world(world)
-            ms_id = world.id_led_by("s1") if operation is _create else await _prepare(world, durable=durable)
+            ms_id = (
+                world.id_led_by("s1")
+                if operation in (_create, _create_plain)
+                else await _prepare(world, durable=durable)
+            )
             await world.settled()
             victim = _victim(world, ms_id, role)
             await asyncio.sleep(0.2)  # let what creation has set in motion (events) come to rest
@@ -116,11 +147,15 @@ async def _is_gone(world: World, ms_id: str) -> None:
     ("operation", "durable", "check", "role", "steps_min"),
     [
         (_create, True, _serves, "leader", 2),
+        (_create_plain, False, _serves, "leader", 1),
         (_delete, True, _is_gone, "leader", 4),
         (_move, False, _serves_its_value, "leader", 5),
         (_move, True, _serves_its_value, "leader", 5),
         (_move, True, _serves_its_value, "home", 1),
         (_move, True, _serves_its_value, "target", 1),
+        (_change, False, _has_one_spec, "leader", 2),
+        (_change, True, _has_one_spec, "leader", 2),
+        (_change, True, _has_one_spec, "home", 1),
         (_recover, True, _serves_its_value, "leader", 3),
     ],
 )

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from amino.contracts.services import ByName, DeleteRequest, Empty, LocateRequest, MoveRequest
+from amino.contracts.services import ByName, DeleteRequest, EventsRequest, LocateRequest, MoveRequest
 from amino.errors import AlreadyExists, ConstructionFailed, NoEligibleServer, NotFound, StateLost
 from tests.coordination.virtual import run_virtual
 from tests.oms.fake_kernel import raises, unloadable_at
@@ -123,7 +123,7 @@ def test_deleting_leaves_no_trace() -> None:
             location = await world.create(name="hits", durable=True)
             home = world.home(location.microservice)
             await world.servers["s2"].registry.delete(DeleteRequest(name="hits"))
-            assert set(world.values()) <= {"servers", "slots", "events"}
+            assert set(world.values()) <= {"servers", "beats", "slots", "events"}
             assert home.kernel.destroyed == [location.microservice]
             assert not world.checkpoints
             with pytest.raises(NotFound):
@@ -210,7 +210,7 @@ def test_a_move_keeps_the_state() -> None:
             assert ms_id not in source.kernel.objects
             await world.settled()
             await world.until(lambda: any(b"moved" in event.value for event in world.values().get("events", [])))
-            events = (await world.servers["s1"].registry.events(Empty())).events
+            events = (await world.servers["s1"].registry.events(EventsRequest())).events
             assert {"server-joined", "created", "moved"} <= {event.kind for event in events}
 
     run_virtual(main)

@@ -96,6 +96,23 @@ def test_devices_are_used_when_asked_for() -> None:
     assert choose(Demand("m", Placement(((Requirement("device"),),))), [device, _server("s1")]).server is device
 
 
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "chosen"), [(0, 0, "s1"), (1, 0, "s2"), (9, 8, "s1"), (10, 8, "s2"), (900, 800, "s1")]
+)
+def test_the_preferred_server_goes_before_a_small_difference(here, elsewhere, chosen) -> None:
+    """An eighth more replicas than the emptiest is small; the explanation says so."""
+    choice = choose(Demand("m", prefer="s1"), [_server("s1", here), _server("s2", elsewhere)])
+    assert choice.server.name == chosen
+    assert ("hardly more" in choice.explanation) is (chosen == "s1" and here > elsewhere)
+
+
+def test_spread_goes_before_the_preferred_server() -> None:
+    """A server that shares the label to spread over with another replica is not preferred."""
+    demand = Demand("m", Placement(spread=("zone",)), prefer="s1", neighbours=({"zone": "a"},))
+    servers = [_server("s1", labels={"zone": "a"}), _server("s2", labels={"zone": "b"})]
+    assert choose(demand, servers).server.name == "s2"
+
+
 def test_the_least_loaded_is_chosen_and_explained() -> None:
     """The explanation names loads and why others were not eligible."""
     choice = choose(Demand("m"), [_server("s2", 5), _server("s1", 3), _server("s3", 0, cordoned="maintenance")])

@@ -8,8 +8,9 @@ import hashlib
 import msgspec
 import pytest
 
-from amino.contracts.documents import Requirement
+from amino.contracts.documents import CheckpointEntry, Manifest, Requirement, encode
 from amino.contracts.services import (
+    AbsentRequest,
     ApplicationRequest,
     ByName,
     CordonRequest,
@@ -151,6 +152,34 @@ def test_large_arguments_go_to_the_store() -> None:
     run_virtual(main)
 
 
+def test_many_are_described_with_few_reads() -> None:
+    """A page at a time, each as it is described alone but for its arguments; a manifest costs no request of its own."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2")
+            ids = sorted([(await world.create(durable=True)).microservice for _ in range(60)])
+            for place, ms_id in enumerate(ids):
+                entries = (CheckpointEntry(1, place, f"checkpoints/{ms_id}/1-{place}-x", "s", 9),)
+                await world.admin.txn([], [Put(world.keys.manifest(ms_id, "/"), encode(Manifest(entries)))])
+            registry = world.servers["s1"].registry
+            before = world.servers["s1"].steps
+            page = await registry.find(FindRequest(describe=True, limit=40))
+            assert world.servers["s1"].steps - before <= 2
+            rest = await registry.find(FindRequest(describe=True, after=page.rows[-1].id))
+            assert (len(page.rows), page.more, len(rest.rows), rest.more) == (40, True, 20, False)
+            described = (*page.described, *rest.described)
+            assert [one.id for one in described] == ids
+            alone = await registry.describe(ByName(ids[7]))
+            assert described[7] == msgspec.structs.replace(
+                alone, record=msgspec.structs.replace(alone.record, arguments=b"")
+            )
+            assert described[7].checkpoints[0]["sequence"] == 7
+            assert (await registry.find(FindRequest())).described == ()
+
+    run_virtual(main)
+
+
 def test_members_slots_and_cordons_are_told() -> None:
     """Membership has incarnations, cordons, replicas, slots and the pause, and subscribers hear of each change."""
 
@@ -287,6 +316,52 @@ def test_a_replica_that_its_own_server_does_not_have_is_made_again() -> None:
             assert world.document(ms_id).epoch == 1
             await world.settled(120)
             assert world.document(ms_id).epoch == 2
+
+    run_virtual(main)
+
+
+def test_a_replica_that_its_server_reports_absent_is_made_again_at_once() -> None:
+    """The report is checked with the server, twice; then the object is recovered, in a fraction of a second."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2", "s3")
+            ms_id = (await world.create(durable=True)).microservice
+            home = world.home(ms_id)
+            home.kernel.objects.clear()
+            replica = world.document(ms_id).replicas[0].id
+            began = clock.monotonic()
+            await home.registry.report_absent(AbsentRequest(ms_id, "/", replica))
+            assert clock.monotonic() - began < 0.5
+            assert world.document(ms_id).epoch == 2
+            await world.settled()
+            await home.registry.report_absent(AbsentRequest(ms_id, "/", replica))
+            assert world.document(ms_id).epoch == 2
+
+    run_virtual(main)
+
+
+def test_a_report_of_a_replica_that_is_there_changes_nothing() -> None:
+    """Neither a liar nor a server that cannot be asked makes a living replica go."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2", "s3")
+            ms_id = (await world.create(durable=True)).microservice
+            home = world.home(ms_id)
+            report = AbsentRequest(ms_id, "/", world.document(ms_id).replicas[0].id)
+            other = world.other_than(home)
+            await other.registry.report_absent(report)
+            await other.registry.report_absent(AbsentRequest(world.new_id(), "/", "x"))
+            objects, home.kernel.objects = home.kernel.objects, {}
+            leader = world.leader_of(ms_id)
+            if leader is not home:
+                home.hung = True
+                await other.registry.report_absent(report)
+                home.hung = False
+            home.kernel.objects = objects
+            assert world.document(ms_id).epoch == 1
+            await world.settled()
 
     run_virtual(main)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument
-from amino.contracts.services import LocateRequest
+from amino.contracts.services import LocateRequest, MoveRequest
 from amino.coordination.memory import Fate
 from amino.coordination.store import Delete, Put
-from amino.errors import Conflict, CoordinationUnavailable, NotExecuted
+from amino.errors import Conflict, CoordinationUnavailable, NotExecuted, StateLost
 from amino.ids import slot_of
 from amino.oms import group_machine as machine
 from amino.oms.directory import Found
@@ -129,13 +130,50 @@ def test_own_writes_are_seen_before_the_watch_tells() -> None:
             assert directory.group(ms_id) == written
             await asyncio.sleep(10)
             assert directory.group(ms_id) == written
-            directory.learn(ms_id, "/", None, written.revision + 1)
+            later = world.etcd.revision + 1000
+            directory.learn(ms_id, "/", None, later)
             assert directory.group(ms_id) is None
             assert ms_id not in directory.ids()
-            newer = Found(written.document, written.revision + 2)
+            newer = Found(written.document, later + 1)
             directory.learn(ms_id, "/", *newer)
             assert directory.group(ms_id) == newer
             assert ms_id in directory.hosted(newer.document.replicas[0].server, newer.document.replicas[0].incarnation)
+
+    run_virtual(main)
+
+
+def test_a_final_answer_is_never_an_old_one() -> None:
+    """Who has not heard yet that somebody restored a lost object does not tell a caller that it is lost."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            lost = msgspec.structs.replace(found.document, phase="lost", reason="it was")
+            written = await writes.replace(ms_id, "/", found, lost)
+            await asyncio.sleep(1)
+            other = world.servers["s2"]
+            with pytest.raises(StateLost):
+                await other.registry.locate(LocateRequest(microservice=ms_id, wait_s=1.0))
+            other.store.faults.watch_delay_s = lambda: 5.0
+            await writes.replace(ms_id, "/", written, msgspec.structs.replace(lost, phase="active", reason=""))
+            location = await other.registry.locate(LocateRequest(microservice=ms_id, wait_s=1.0))
+            assert location.microservice == ms_id
+
+    run_virtual(main)
+
+
+def test_a_server_that_came_a_moment_ago_is_found() -> None:
+    """A move to it is not refused because the slot's leader has not heard of it yet."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, _, _ = await _led(world)
+            leader = world.servers["s1"]
+            leader.store.faults.watch_delay_s = lambda: 0.5
+            await world.add("s9")
+            assert leader.oms.directory.server("s9") is None
+            location = await leader.registry.move(MoveRequest(microservice=ms_id, server="s9"))
+            assert [replica.server for replica in location.groups["/"].replicas] == ["s9"]
 
     run_virtual(main)
 

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from amino.contracts.documents import (
+    FORMAT_READ,
     DmSpec,
     GroupDocument,
+    MicroserviceRecord,
     MicroserviceSpec,
     ServerRecord,
     Tombstone,
     decode,
     encode,
 )
+from amino.contracts.levels import Level
 from amino.contracts.services import (
     CreateRequest,
     InstantiateRequest,
@@ -39,7 +42,7 @@ from amino.errors import (
 from amino.ids import MicroserviceId, new_id, slot_of
 from amino.oms.service import Oms
 from amino.telemetry.trace import Telemetry
-from tests.oms.fake_kernel import FakeKernel
+from tests.oms.fake_kernel import FakeKernel, FakeMaker
 
 DURABLE = (DmSpec("PeriodicCheckpoint"),)
 LATENCY_S = 0.001
@@ -57,6 +60,14 @@ class FakeChains:
 
     def validate(self, spec: MicroserviceSpec) -> None:
         """Everything works."""
+
+    def levels(self, spec: MicroserviceSpec) -> tuple[Level, ...]:
+        """``Replicated`` with its options."""
+        return tuple(
+            Level(dm.name, place, "replicated", dm.options.get("replicas", 3), dm.options.get("min_in_sync", 2))
+            for place, dm in enumerate(spec.dms)
+            if dm.name == "Replicated"
+        )
 
     def recovers_from_checkpoint(self, spec: MicroserviceSpec) -> bool:
         """As its name says."""
@@ -120,6 +131,7 @@ class Server:
             address=self.address,
             labels={"host": name, **record.pop("labels", {})},
             store_id=record.pop("store_id", "shared"),
+            format_read=record.pop("format_read", FORMAT_READ),
             **record,
         )
         self.store = CountingStore(world.etcd, clock=world.clock, name=name, request_timeout_s=0.5)
@@ -156,6 +168,7 @@ class Server:
             blobs=self,
             telemetry=world.telemetry,
         )
+        self.oms.make_with(FakeMaker(self))
         self.registry = self.oms.registry
         await self.oms.start()
         self.election = SlotElection(
@@ -192,9 +205,14 @@ class Server:
         self.world.blobs[name] = content
         return f"memory://{kind}/{name}"
 
+    async def take(self, url: str) -> bytes | None:
+        """See ``Blobs``."""
+        return self.world.blobs.pop(url.rpartition("/")[2], None)
+
     async def collect(self, manifests: Any, mine: Any) -> int:
         """See ``Blobs``."""
         looked_at = {ms_id: len(group) for ms_id, group in manifests.items() if mine(ms_id)}
+        looked_at |= {ms_id: -1 for ms_id in self.world.orphans if mine(ms_id)}
         self.world.collected.append((self.name, looked_at))
         return 0
 
@@ -276,6 +294,7 @@ class World:
         self.blobs: dict[str, bytes] = {}
         self.collected: list[tuple[str, dict[str, int]]] = []
         self.corrupt: set[str] = set()
+        self.orphans: set[str] = set()
         self.busy: set[str] = set()
         self.behaviour: dict[str, Callable[[Server, InstantiateRequest], Any]] = {}
         self.verdicts: list[Exception] = []
@@ -378,6 +397,12 @@ class World:
         """Return the document as etcd has it."""
         record = self.etcd.get(self.keys.group(slot_of(ms_id), ms_id, "/"))
         return decode(record.value, GroupDocument) if record is not None else None
+
+    def record(self, ms_id: str) -> MicroserviceRecord:
+        """Return the record as etcd has it."""
+        record = self.etcd.get(self.keys.microservice(slot_of(ms_id), ms_id))
+        assert record is not None
+        return decode(record.value, MicroserviceRecord)
 
     def values(self) -> dict[str, list[Record]]:
         """Return what etcd holds, by kind of key."""

@@ -324,7 +324,7 @@ def test_drop_ends_calls_of_other_threads_at_once(server: ServerThread, transpor
     transport.drop(server.address, "server s1 was declared lost")
     for thread in threads:
         thread.join()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10, "they waited for their deadlines"
     assert [str(error) for error in ended] == [str(ended[0])] * 5
     assert "declared lost" in str(ended[0])
     assert call(transport, server.address, b"again").head == b"again"
@@ -358,7 +358,9 @@ def test_replies_never_cross_between_threads(server: ServerThread, transport: Pe
         for n in range(12):
             own = b"sleep %.4f%06d" % (chance.uniform(0, 0.02), number * 1000 + n)
             try:
-                reply = call(transport, server.address, own, timeout_s=chance.uniform(0.005, 0.05))
+                # Every third call is patient, so that answers come however slow the machine is.
+                timeout_s = 30.0 if n % 3 == 0 else chance.uniform(0.005, 0.05)
+                reply = call(transport, server.address, own, timeout_s=timeout_s)
             except (OutcomeUnknown, NotExecuted):
                 continue
             answered.append(n)
@@ -371,7 +373,7 @@ def test_replies_never_cross_between_threads(server: ServerThread, transport: Pe
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(answered) > 50
+    assert len(answered) >= 64 * 4
     assert transport.statistics()["blocking_links"] <= 64
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 import struct
 import threading
 
@@ -81,6 +82,30 @@ class RawPeer:
 async def still_serves(world: World, address: str) -> None:
     """Check that the listener answers others."""
     assert (await world.transport().request(address, CALL, b"fine", timeout_s=5)).head == b"fine"
+
+
+@in_world
+async def test_the_reply_to_a_lone_request_leaves_at_once(world: World) -> None:
+    """What a handler does after it has answered keeps no caller waiting, on either event loop."""
+    opened = socket.socket()
+    heard: list[bytes] = []
+
+    def handle(inbound: Inbound) -> None:
+        inbound.reply(Status.OK, b"done")
+        heard.append(opened.recv(4096))  # blocks the loop; raises in time-out
+
+    endpoint = parse_address((await world.listen(handle)).address)
+    with opened:
+        opened.connect((endpoint.host, endpoint.port))
+        opened.setblocking(False)
+        opened.sendall(
+            b"".join(encode_frame(FrameKind.HELLO, 0, MAGIC, encode_hello(NodeInfo("raw"), "simulated", 5000)))
+        )
+        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(opened, 4096), 5)
+        opened.settimeout(5)
+        opened.sendall(b"".join(encode_frame(CALL, 0, 7, b"x")))
+        await until(lambda: bool(heard))
+    assert FrameParser().feed(heard[0])[0][2:4] == (7, b"done")
 
 
 @pytest.mark.parametrize(

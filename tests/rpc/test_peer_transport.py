@@ -300,3 +300,25 @@ async def test_a_burst_of_large_requests_waits_for_room(world: World) -> None:
     assert {reply.head for reply in replies} == {b"1500000"}
     with pytest.raises(NotEncodable):
         await transport.request(listener.address, CALL, b"", [large, large], timeout_s=5)
+
+
+@in_world
+async def test_a_posted_request_is_answered_where_the_answer_is_read(world: World) -> None:
+    """Over an open link it is sent at once; its answer comes to the callback, whose bugs end nothing; else it says no."""
+    listener = await world.listen()
+    transport = world.transport()
+    answers: list[bytes] = []
+
+    def broken(_reply: object) -> None:
+        answers.append(b"broken")
+        raise KeyError("a bug of the one who posted")
+
+    assert not transport.post(listener.address, CALL, b"early", [], broken, timeout_s=5)
+    await transport.request(listener.address, CALL, b"", timeout_s=5)
+    sent = transport.post(listener.address, CALL, b"one", [], broken, timeout_s=5)
+    assert sent is not world.is_memory
+    if sent:
+        assert transport.post(listener.address, CALL, b"two", [], lambda reply: answers.append(reply.head), timeout_s=5)
+        await until(lambda: len(answers) == 2)
+        assert answers == [b"broken", b"two"]
+    assert (await transport.request(listener.address, CALL, b"later", timeout_s=5)).head == b"later"

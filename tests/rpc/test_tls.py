@@ -130,14 +130,36 @@ def test_a_certificate_of_another_authority_is_refused(play, authority: Authorit
 
 @pytest.mark.parametrize("plain", ["server", "client"])
 def test_tls_on_one_side_only_is_named_as_such(play, authority: Authority, plain: str) -> None:
-    """When one side speaks plain text the error mentions TLS, within the connect time."""
+    """When one side speaks plain text the error says so at once, and is none that repeating could mend."""
 
     async def case(ask: Ask) -> None:
         serving = None if plain == "server" else authority.issue(SERVER)
         calling = None if plain == "client" else authority.issue(CLIENT)
         async with pair(serving, calling) as (transport, address):
-            with pytest.raises((Invalid, NotExecuted), match="TLS"):
+            with pytest.raises(Invalid, match="wants TLS; connect with" if plain == "client" else "does not speak TLS"):
                 await ask(transport, address)
+
+    play(case)
+
+
+def test_a_server_that_hangs_up_without_speaking_tls_may_be_asked_again(play) -> None:
+    """One that is being stopped, for example; it may be back in a moment."""
+
+    async def case(ask: Ask) -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        transport = PeerTransport("caller", "c", "client", limits=LIMITS)
+        host, port = server.sockets[0].getsockname()
+        try:
+            with pytest.raises(NotExecuted, match="perhaps because it wants TLS"):
+                await ask(transport, f"{host}:{port}")
+        finally:
+            await transport.aclose()
+            server.close()
+            await server.wait_closed()
 
     play(case)
 

@@ -14,3 +14,18 @@ class Counter:
     @amino.readonly
     def get(self):
         return self.value
+
+
+class Visits:
+    def __init__(self):
+        self.pages = {}
+
+    @amino.key
+    def count(self, page):
+        self.pages[page] = self.pages.get(page, 0) + 1
+        return self.pages[page]
+
+    @amino.broadcast
+    @amino.readonly
+    def known(self):
+        return len(self.pages)

@@ -13,7 +13,7 @@ from amino.kernel.confirm import Confirmer
 from amino.kernel.dispatcher import Dispatcher
 from amino.testing.simulation.run import run_seed
 
-SEEDS_MAX = 12
+SEEDS_MAX = 30
 SECONDS = 90.0
 
 

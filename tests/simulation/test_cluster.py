@@ -3,7 +3,7 @@
 import pytest
 
 import amino
-from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
+from amino.dm import AtLeastOnceRPC, ConsensusRSM, PeriodicCheckpoint, SerializableRPC
 from amino.testing.simulation import simulate
 from tests.simulation.services import Counter
 
@@ -31,6 +31,39 @@ def test_an_object_survives_the_crash_of_its_server():
         return cluster.loop.now - at
 
     assert simulate(main, 1) < 1.0
+
+
+@pytest.mark.parametrize("which", ["only", "primary", "follower"])
+def test_an_object_that_its_server_lost_is_back_at_once(which):
+    """Whoever does not find it, a call or the group's primary, makes its server tell the slot leader, and it is made again."""
+
+    async def main(cluster):
+        spec = SPEC if which == "only" else amino.spec(Counter, dms=[AtLeastOnceRPC(), ConsensusRSM(replicas=3)])
+        counter = await amino.aio(cluster.client().cluster.new)(spec)
+        assert await amino.aio(counter.add)() == 1
+        servers = {name: server.kernel.server for name, server in cluster.servers.items()}
+        [place] = {place for server in servers.values() for place in server.host._objects}
+
+        def document():
+            return servers["s1"].oms.directory.group(*place).document
+
+        def whole():
+            replicas = document().replicas
+            there = [servers[one.server].host._objects.get(place) for one in replicas if one.confirmed]
+            return len(there) == len(replicas) == (1 if which == "only" else 3) and None not in there
+
+        await cluster.until(whole, 5.0)
+        lost = next(one for one in document().replicas if (one.id == document().primary) == (which == "primary"))
+        await servers[lost.server].host._drop(place, destroy=False)
+        at = cluster.loop.now
+        assert await amino.aio(counter.add)() == 2
+        answered_s = cluster.loop.now - at
+        await cluster.until(lambda: whole() and lost.id not in {one.id for one in document().replicas}, 5.0)
+        return answered_s, cluster.loop.now - at
+
+    answered_s, repaired_s = simulate(main, 6)
+    assert answered_s < 1.0
+    assert repaired_s < 3.0
 
 
 def test_an_object_survives_the_loss_of_its_machine():

@@ -5,13 +5,21 @@ import asyncio
 import pytest
 
 import amino
-from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint, SerializableRPC
-from amino.errors import OutcomeUnknown, StoreFailed
+from amino.contracts.services import GroupLocation, Location, PauseRequest, home_of
+from amino.dm import (
+    DHT,
+    AtLeastOnceRPC,
+    ExplicitCheckpoint,
+    ExplicitMigration,
+    PeriodicCheckpoint,
+    SerializableRPC,
+)
+from amino.errors import Conflict, OutcomeUnknown, StateLost, StoreFailed
 from amino.rpc.handshake import NodeInfo
 from amino.testing.simulation import simulate
 from amino.testing.simulation.checks import Watchtower
 from amino.wire.frames import FrameKind
-from tests.simulation.services import Counter
+from tests.simulation.services import Counter, Visits
 
 SPEC = amino.spec(Counter, name="hits", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1), SerializableRPC()])
 
@@ -165,3 +173,179 @@ def test_a_server_that_does_not_see_itself_tells_nobody_who_lives():
             assert await amino.aio(counter.add)() == 1
 
     simulate(main, 8)
+
+
+def test_a_sharded_microservice_whose_shards_are_all_lost_says_so():
+    """Seed 4 of dht-replicated: with every shard lost, calls were told that it was being placed, for ever."""
+
+    async def main(cluster):
+        client = cluster.client()
+        spec = amino.spec(Visits, name="visits", dms=[DHT(shards=2)])
+        visits = await amino.aio(client.cluster.new)(spec)
+        assert await amino.aio(visits.count)("here") == 1
+        for server in cluster.servers.values():
+            server.crash()
+        await cluster.wait_serving()
+        with amino.deadline(10.0), pytest.raises(StateLost):
+            await amino.aio(visits.count)("here")
+        with amino.deadline(10.0), pytest.raises(StateLost):
+            await amino.aio(cluster.client("another").cluster.bind(visits).known)()
+
+    simulate(main, 4)
+
+
+def test_shards_made_again_have_names_that_were_never_used():
+    """Seed 1 of live-change: shards made after a change to one object and back had the paths and epochs of earlier ones."""
+
+    async def main(cluster):
+        client = cluster.client()
+        change = amino.aio(client.cluster.apply)
+        visits = await amino.aio(client.cluster.new)(amino.spec(Visits, name="visits", dms=[DHT(shards=3)]))
+        seen = set()
+        for _ in range(2):
+            found = await amino.aio(client.cluster.describe)("visits")
+            paths = {path for path in found.groups if path != "/"}
+            assert not seen & paths
+            seen |= paths
+            await change(amino.spec(Visits, name="visits"))
+            await change(amino.spec(Visits, name="visits", dms=[DHT(shards=3)]))
+        assert await amino.aio(visits.count)("here") == 1
+
+    simulate(main, 1)
+
+
+def test_a_handle_is_given_on_a_loop_after_the_object_was_lost_from_sight():
+    """Seed 45 of explicit-checkpoint: amino.control raised RuntimeError on a loop once a failover had undone the location."""
+
+    async def main(cluster):
+        client = cluster.client()
+        spec = amino.spec(Counter, name="hits", dms=[AtLeastOnceRPC(), ExplicitCheckpoint()])
+        counter = await amino.aio(client.cluster.new)(spec)
+        await amino.aio(counter.add)()
+        counter._amino_target.location = None
+        assert await amino.aio(amino.control(counter, ExplicitCheckpoint).checkpoint)() == 1
+        unknown = cluster.client("another").cluster.bind(counter)
+        with pytest.raises(amino.Invalid, match="await a method of it first"):
+            amino.control(unknown, ExplicitCheckpoint)
+
+    simulate(main, 45)
+
+
+def test_moving_by_a_handle_ends_at_the_deadline():
+    """Seed 11 of migrating: ExplicitMigration took 10 s under a deadline of 8 s."""
+
+    async def main(cluster):
+        client = cluster.client()
+        spec = amino.spec(Counter, name="hits", dms=[ExplicitMigration()])
+        counter = await amino.aio(client.cluster.new)(spec)
+        control = amino.control(counter, ExplicitMigration)
+        (other, *_) = [name for name, server in cluster.servers.items() if not len(server.kernel.server.host)]
+        cluster.etcd.stop_serving()
+        at = cluster.loop.now
+        with amino.deadline(2.0), pytest.raises(amino.AminoError):
+            await amino.aio(control.migrate_to)(other)
+        cluster.etcd.resume_serving()
+        return cluster.loop.now - at
+
+    assert simulate(main, 11) < 2.5
+
+
+def test_a_move_to_a_server_that_is_lost_at_once_is_of_unknown_outcome():
+    """Seed 26 of migrating: the answer to a move named no server any more, and the caller got an IndexError."""
+    location = Location("ms", SPEC.document, {"/": GroupLocation(2, ())})
+    with pytest.raises(OutcomeUnknown, match="is lost already"):
+        home_of(location)
+
+
+def test_scaling_while_the_cluster_is_paused_ends_at_its_time_out():
+    """Seed 5 of dht-replicated: the slot leader asked itself for ever, without a pause, whether the shards were there yet."""
+
+    async def main(cluster):
+        client = cluster.client()
+        visits = await amino.aio(client.cluster.new)(amino.spec(Visits, name="visits", dms=[DHT(shards=1)]))
+        await client.runtime.registry.call("pause", PauseRequest(paused=True), timeout_s=5.0)
+        steps = cluster.loop.steps
+        with pytest.raises(OutcomeUnknown):
+            await amino.aio(client.cluster.scale)(visits, shards=2, timeout_s=3.0)
+        assert cluster.loop.steps - steps < 5000
+        await client.runtime.registry.call("pause", PauseRequest(paused=False), timeout_s=5.0)
+        await amino.aio(client.cluster.scale)(visits, shards=2, timeout_s=20.0)
+        assert await amino.aio(visits.count)("here") == 1
+
+    simulate(main, 5)
+
+
+def test_scaling_that_is_overtaken_ends():
+    """Seed 1091 of dht-replicated: a slot leader waited without a pause for a number of shards that nobody wanted any more."""
+
+    async def main(cluster):
+        client = cluster.client()
+        visits = await amino.aio(client.cluster.new)(amino.spec(Visits, name="visits", dms=[DHT(shards=1)]))
+        scale = amino.aio(client.cluster.scale)
+        ended = await asyncio.gather(
+            *(scale(visits, shards=shards, timeout_s=20.0) for shards in (4, 2)), return_exceptions=True
+        )
+        assert {type(one) for one in ended} <= {type(None), Conflict}
+        found = (await amino.aio(client.cluster.describe)("visits")).groups["/"]
+        assert len(found.children) == found.wanted
+
+    simulate(main, 1091)
+
+
+def test_a_subscriber_outlives_a_checkpoint_store_that_fails():
+    """Reads wait for what is durable; one that is refused for a while is asked again, and the iteration goes on."""
+
+    async def main(cluster):
+        client, other = cluster.client(), cluster.client("other")
+        spec = amino.spec(Herald, name="herald", dms=[AtLeastOnceRPC(), PeriodicCheckpoint(every=1)])
+        herald = await amino.aio(client.cluster.new)(spec)
+        (host,) = [server for server in cluster.servers.values() if len(server.kernel.server.host)]
+        heard = []
+
+        async def listen():
+            async with other.cluster.subscribe(other.cluster.bind(herald), after="oldest") as events:
+                async for event in events:
+                    heard.append(event.payload)  # noqa: PERF401 - it never ends
+
+        listening = other.spawn(listen(), "listen")
+        await amino.aio(herald.tell)("first")
+        host.kernel.access.down = True
+        for _ in range(3):
+            with pytest.raises(StoreFailed):
+                await amino.aio(herald.tell)("second")
+            await asyncio.sleep(6.0)
+        host.kernel.access.down = False
+        await amino.aio(herald.tell)("third")
+        await asyncio.sleep(2.0)
+        assert not listening.done()
+        assert heard == ["first", *["second"] * 3, "third"]
+        listening.cancel()
+
+    simulate(main, 22)
+
+
+class Herald:
+    """Tells events."""
+
+    def tell(self, what):
+        """Tell."""
+        amino.emit("told", what)
+
+
+def test_a_broadcast_reaches_shards_that_its_caller_has_not_heard_of():
+    """Seed 5081 of three loads: a server whose watch had lost an event hid a shard from clients for as long as that lasted."""
+
+    async def main(cluster):
+        client = cluster.client()
+        visits = await amino.aio(client.cluster.new)(amino.spec(Visits, name="visits", dms=[DHT(shards=2)]))
+        target = visits._amino_target
+        pages = [str(number) for number in range(40)]
+        for page in pages:
+            await amino.aio(visits.count)(page)
+        before = target.location
+        await amino.aio(client.cluster.scale)(visits, shards=4)
+        target.location = before
+        assert await amino.aio(visits.known)() == len(pages)
+        assert len(target.location.groups["/"].children) == 4
+
+    simulate(main, 14)

@@ -11,6 +11,7 @@ import amino
 from amino.aio.mode import drive
 from amino.contracts.calls import CURRENT, Invocation, RequestId
 from amino.dm import AtLeastOnceRPC
+from amino.dm.base import ClientBase, Manager
 from amino.errors import Invalid, NotExecuted, NotFound, OutcomeUnknown
 from amino.wire.codec import decode_arguments, encode
 from tests.stubs.world import AppError, Registry, ServerSays, Time, Transport, location, members, runtime_of
@@ -167,12 +168,11 @@ def test_a_deadline_that_has_passed_sends_nothing():
     clock = Time()
 
     class Slow:
+        closed = False
+
         async def call(self, method, request, *, timeout_s, avoid=""):
             clock.now += 60
             return location(Counter)
-
-        def check_open(self):
-            pass
 
     transport = Transport(scripted(1))
     runtime = runtime_of(transport, Slow(), clock=clock)
@@ -363,3 +363,50 @@ def test_a_look_up_without_an_answer_leaves_the_call_not_executed():
     with amino.deadline(0.2), pytest.raises(NotExecuted, match="looked up"):
         counter.add(1)
     assert not transport.heads
+
+
+class _Loud(ClientBase):
+    """Marks calls, so that one can see which chain they passed."""
+
+    def __init__(self, name):
+        self.name = name
+
+    async def on_call(self, call, forward):
+        call.headers = {**(call.headers or {}), self.name: True}
+        call.path = "/"
+        return await forward(call)
+
+
+class Old(Manager, frozen=True, kw_only=True):
+    """Stands in the chain that was."""
+
+    def client(self, context):
+        """Mark calls."""
+        return _Loud("old")
+
+
+class New(Manager, frozen=True, kw_only=True):
+    """Stands in the chain that is."""
+
+    def client(self, context):
+        """Mark calls."""
+        return _Loud("new")
+
+
+def test_a_call_in_flight_passes_the_new_chain(monkeypatch):
+    """Refused by the changed object, it starts over under the same id, without what the old components made of it."""
+    kinds = {"Old": Old, "New": New, "AtLeastOnceRPC": AtLeastOnceRPC}
+    monkeypatch.setattr("amino.dm.registry.manager_class", kinds.__getitem__)
+    transport, _, runtime, counter = world(
+        scripted(ServerSays(NotExecuted("it changed", reason="moved")), 5, 6),
+        location(Counter, AtLeastOnceRPC(), Old()),
+        location(Counter, New(), epoch=2),
+    )
+    runtime.learn(location(Counter, AtLeastOnceRPC(), Old()))
+    runtime.registry.locations.pop(0)
+    assert counter.add(1) == 5
+    assert counter.add(2) == 6
+    first, second, third = transport.heads
+    assert (first.headers, first.epoch, first.sequence) == ({"old": True}, 1, 1)
+    assert (second.headers, second.epoch, second.sequence) == ({"new": True}, 2, 1)
+    assert (third.headers, third.epoch, third.sequence) == ({"new": True}, 2, 2)

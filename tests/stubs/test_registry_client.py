@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from amino.aio.clock import RealClock
 from amino.aio.mode import drive
+from amino.contracts.decisions import ABORTED, COMMIT, DecideRequest, Decision
 from amino.contracts.services import DeleteRequest, Empty
-from amino.errors import AlreadyExists, ClusterUnavailable, NotExecuted, NotFound, OutcomeUnknown
+from amino.errors import (
+    AlreadyExists,
+    ClusterUnavailable,
+    CoordinationUnavailable,
+    NotExecuted,
+    NotFound,
+    OutcomeUnknown,
+)
 from amino.rpc.port import Reply
 from amino.stubs.addresses import AddressBook
 from amino.stubs.registry_client import RegistryClient
@@ -77,6 +86,27 @@ def test_a_deletion_that_was_done_by_an_earlier_try_says_so():
     registry, _ = client(servers)
     with pytest.raises(NotFound, match="an earlier try"):
         drive(registry.call("delete", DeleteRequest(name="x"), timeout_s=5.0))
+
+
+class Absent(Servers):
+    """Servers that know of no decision."""
+
+    async def request(self, address, kind, head, segments=(), *, timeout_s):
+        """Answer."""
+        reply = await super().request(address, kind, head, segments, timeout_s=timeout_s)
+        aborted = memoryview(msgspec.msgpack.encode(Decision("t", ABORTED)))
+        return Reply(Status.OK, b"", [aborted]) if reply.status == Status.OK else reply
+
+
+@pytest.mark.parametrize("first", [OutcomeUnknown("link broke"), CoordinationUnavailable("etcd did not answer")])
+def test_a_commit_that_an_earlier_try_may_have_decided_is_unknown(first):
+    """Its key may have been carried out and removed before the next try: absent does not mean aborted then."""
+    request = DecideRequest("t", 7, COMMIT)
+    registry, _ = client(Absent(a=[first, None]))
+    with pytest.raises(OutcomeUnknown, match="an earlier try"):
+        drive(registry.call("decide", request, timeout_s=5.0))
+    registry, _ = client(Absent(a=[UNREACHABLE]))
+    assert drive(registry.call("decide", request, timeout_s=5.0)).outcome == ABORTED
 
 
 def test_a_server_that_is_not_ready_is_given_time():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from amino.aio.clock import RealClock
 from amino.contracts.calls import Call, RequestId
 from amino.contracts.documents import MicroserviceSpec
 from amino.contracts.services import GroupLocation, Location, ReplicaLocation
@@ -25,7 +26,7 @@ def runtime():
         registry=unused,
         compose=unused,
         describe_class=unused,
-        clock=unused,
+        clock=RealClock(),
         telemetry=Telemetry.disabled(),
     )
 

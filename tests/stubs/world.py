@@ -94,6 +94,7 @@ class Registry:
         self.locations = list(locations)
         self.asked: list[Any] = []
         self.problem: AminoError | None = None
+        self.closed = False
 
     async def call(self, method: str, request: Any, *, timeout_s: float, avoid: str = "") -> Any:
         """Locate."""
@@ -101,9 +102,6 @@ class Registry:
         if self.problem is not None:
             raise self.problem
         return self.locations.pop(0) if len(self.locations) > 1 else self.locations[0]
-
-    def check_open(self) -> None:
-        """Be open."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -126,7 +124,9 @@ def members(revision: int, *servers: tuple[str, int]) -> Membership:
     )
 
 
-def runtime_of(transport: Any, registry: Any, *, clock: Any = None, local: Any = None) -> Runtime:
+def runtime_of(
+    transport: Any, registry: Any, *, clock: Any = None, local: Any = None, telemetry: Telemetry | None = None
+) -> Runtime:
     """Return a runtime on them."""
     addresses = AddressBook(["seed:1"], lambda address: transport.drop(address, "it is lost"))
     return Runtime(
@@ -134,10 +134,10 @@ def runtime_of(transport: Any, registry: Any, *, clock: Any = None, local: Any =
         transport=transport,
         addresses=addresses,
         registry=registry,
-        compose=lambda dms, world, innermost: compose_client(managers_of(dms), world, innermost),
+        compose=lambda dms, world, innermost: compose_client(managers_of(dms), world, innermost, world.telemetry),
         describe_class=None,
         clock=clock or RealClock(),
-        telemetry=Telemetry.disabled(),
+        telemetry=telemetry or Telemetry.disabled(),
         local=local,
         seed=1,
     )

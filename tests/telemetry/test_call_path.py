@@ -7,11 +7,6 @@ import itertools
 import time
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from amino.aio.mode import drive
 from amino.contracts.calls import Call, Raised, RequestId
@@ -20,8 +15,8 @@ from amino.dm.base import ClientBase, Manager, ServerBase
 from amino.dm.chain import ComposedServerChain, compose_client
 from amino.errors import Invalid, NotExecuted, OutcomeUnknown, Overloaded
 from amino.telemetry import names
-from amino.telemetry.otel import ChosenIds, OtelTelemetry
 from amino.telemetry.trace import Telemetry
+from tests.telemetry.recording import Recorded
 
 
 class Passing(ClientBase):
@@ -58,32 +53,14 @@ class Silent(Manager):
 
 @pytest.fixture
 def watched():
-    """Return telemetry, its finished spans by name, and its metric points by name."""
-    exporter = InMemorySpanExporter()
-    tracers = TracerProvider(id_generator=ChosenIds(), shutdown_on_exit=False)
-    tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    reader = InMemoryMetricReader()
-    meters = MeterProvider([reader], shutdown_on_exit=False)
-    telemetry = OtelTelemetry(tracers.get_tracer(names.SCOPE), meters.get_meter(names.SCOPE))
+    """Return telemetry that records, and what it recorded."""
+    made = Recorded()
+    yield made
+    made.meters.shutdown()
 
-    def spans():
-        return {
-            f"{span.name} {span.attributes.get(names.DM, '')}".strip(): span for span in exporter.get_finished_spans()
-        }
 
-    def counted():
-        data = reader.get_metrics_data()
-        return [
-            (point.attributes[names.SIDE], point.attributes[names.METHOD_NAME], point.attributes[names.OUTCOME])
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == names.CALLS
-            for point in metric.data.data_points
-        ]
-
-    yield telemetry, spans, counted
-    meters.shutdown()
+def by_step(recorded):
+    return {f"{span.name} {span.attributes.get(names.DM, '')}".strip(): span for span in recorded.spans()}
 
 
 def a_call():
@@ -93,12 +70,13 @@ def a_call():
 def through_both_chains(telemetry, method):
     """Return the first step of a call through First and Second on both sides, a transport between."""
     managers = [First(), Silent(), Second()]
-    server = ComposedServerChain(managers, None, telemetry)
+    server = ComposedServerChain(managers, lambda _: None, telemetry)
 
     async def serve(call):
+        call.traced = telemetry.choose(call.traceparent)
         return await observed(
             telemetry, names.SERVER_CALL, lambda call: server.call(call, method), call,
-            side=names.SIDE_SERVER, label="C.add", monotonic=time.monotonic, attributes={}, parent=call.traceparent,
+            side=names.SIDE_SERVER, attributes={}, ticket=call.traced,
         )  # fmt: skip
 
     async def send(call):
@@ -109,7 +87,7 @@ def through_both_chains(telemetry, method):
     async def first(call):
         return await observed(
             telemetry, names.CLIENT_CALL, forward, call,
-            side=names.SIDE_CLIENT, label="C.add", monotonic=time.monotonic, attributes={},
+            side=names.SIDE_CLIENT, attributes={}, ticket=telemetry.choose(None),
         )  # fmt: skip
 
     return first
@@ -130,7 +108,7 @@ EXPECTED = [
 @pytest.mark.parametrize("blocking", [False, True])
 def test_a_call_is_one_trace_in_the_order_of_its_steps(watched, blocking):
     """Client, each component, transport, server, each component, method: each the child of the one before."""
-    telemetry, spans, counted = watched
+    telemetry = watched.telemetry
 
     async def method(call):
         assert call.traceparent == telemetry.traceparent()
@@ -139,28 +117,33 @@ def test_a_call_is_one_trace_in_the_order_of_its_steps(watched, blocking):
     call = a_call()
     run = through_both_chains(telemetry, method)(call)
     assert (drive(run) if blocking else asyncio.run(run)) == 7
-    found = spans()
+    found = by_step(watched)
     assert set(found) == set(EXPECTED)
     for outer, inner in itertools.pairwise(EXPECTED):
         assert found[inner].parent.span_id == found[outer].context.span_id, (outer, inner)
     assert found[names.CLIENT_CALL].parent is None
     assert call.traceparent is None
-    assert counted() == [("server", "C.add", "result"), ("client", "C.add", "result")]
+    for end in (names.CLIENT_CALL, names.SERVER_CALL):
+        assert found[end].attributes[names.OUTCOME] == names.OUTCOME_RESULT
+        assert found[end].attributes[names.ATTEMPT] == 0
 
 
 def test_an_application_error_marks_every_step_once(watched):
     """The error's own type is on each span, not the wrapper that carries it."""
-    telemetry, spans, counted = watched
+    telemetry = watched.telemetry
 
     async def method(call):
         raise Raised(ValueError("no such tweet"))
 
     with pytest.raises(Raised):
         asyncio.run(through_both_chains(telemetry, method)(a_call()))
-    for span in spans().values():
+    found = by_step(watched)
+    for span in found.values():
         assert span.status.description == "ValueError: no such tweet"
+        assert span.attributes[names.ERROR_TYPE] == "ValueError"
         assert len(span.events) == 1
-    assert {outcome for _, _, outcome in counted()} == {names.OUTCOME_APPLICATION_ERROR}
+    for end in (names.CLIENT_CALL, names.SERVER_CALL):
+        assert found[end].attributes[names.OUTCOME] == names.OUTCOME_APPLICATION_ERROR
 
 
 @pytest.mark.parametrize(
@@ -179,13 +162,34 @@ def test_outcomes_have_names(error, outcome):
     assert outcome_of(error) == outcome
 
 
-def test_without_tracing_chains_are_as_short_as_before():
-    """While off, components call each other directly, and a chain without handlers is passed by."""
+def test_a_call_that_is_left_out_has_no_span_at_any_step(watched):
+    """Whoever began the trace has decided: each step goes straight on, with the same context."""
+    left_out = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    seen = []
+
+    async def step(call):
+        seen.append(call.traceparent)
+        return 7
+
+    call = a_call()
+    call.traceparent = left_out
+    assert watched.telemetry.choose(left_out) == left_out
+    forward = compose_client([First(), Second()], None, step, watched.telemetry)
+    assert asyncio.run(forward(call)) == 7
+    chain = ComposedServerChain([First(), Second()], lambda _: None, watched.telemetry)
+    assert asyncio.run(chain.call(call, step)) == 7
+    assert watched.spans() == []
+    assert seen == [left_out, left_out]
+
+
+def test_without_tracing_chains_are_as_short_as_before(watched):
+    """While off, components call each other directly, and a chain without handlers is passed by, traced or not."""
+    assert ComposedServerChain([Silent()], lambda _: None, watched.telemetry).passes_through
     off = Telemetry.disabled()
 
     async def innermost(call):
         return 1
 
     assert compose_client([Silent()], None, innermost, off) is innermost
-    assert ComposedServerChain([Silent()], None, off).passes_through
-    assert not ComposedServerChain([First()], None, off).passes_through
+    assert ComposedServerChain([Silent()], lambda _: None, off).passes_through
+    assert not ComposedServerChain([First()], lambda _: None, off).passes_through

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from amino.telemetry import names
-from amino.telemetry.logs import configure
+from amino.telemetry.logs import ALIKE_MAX, PLACES_MAX, WINDOW_S, configure
 from amino.telemetry.otel import OtelTelemetry
 from amino.telemetry.trace import Telemetry
 
@@ -85,3 +85,46 @@ def test_level_is_respected(logged):
     out = logged(level="WARNING")
     logging.getLogger("amino.test").info("hidden")
     assert out.getvalue() == ""
+
+
+def test_what_runs_is_named(logged):
+    """A record made in a method carries the microservice, and the call's trace though this process traces nothing."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    running = [({names.MICROSERVICE: "m1", names.REPLICA: "r1"}, traceparent), None, ({}, traceparent[:-1] + "0")]
+    out = logged(form="json", about=lambda: running.pop(0))
+    for text in ("in a method", "outside", "in a call that is left out"):
+        logging.getLogger("amino.test").info(text)
+    first, second, third = (json.loads(line) for line in out.getvalue().splitlines())
+    assert (first[names.MICROSERVICE], first[names.REPLICA]) == ("m1", "r1")
+    assert first[names.LOG_TRACE] == "0af7651916cd43dd8448eb211c80319c"
+    assert names.LOG_TRACE not in second
+    assert names.LOG_TRACE not in third
+
+
+def test_what_is_said_again_and_again_is_bounded(logged):
+    """Of lines from one place some are shown, the rest are counted in the next that is; other places are not held back."""
+    now = [100.0]
+    out = logged(now=lambda: now[0])
+    log = logging.getLogger("amino.test")
+    for number in range(500):
+        log.warning("etcd does not answer: %d", number)
+    log.warning("something else")
+    log.info("etcd does not answer: %d", 0)
+    now[0] += WINDOW_S
+    log.warning("etcd does not answer: %d", 500)
+    log.warning("etcd does not answer: %d", 501)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == ALIKE_MAX + 4
+    assert lines[ALIKE_MAX].endswith("something else")
+    assert lines[-2].endswith(f"etcd does not answer: 500 suppressed={500 - ALIKE_MAX}")
+    assert lines[-1].endswith("501")
+
+
+def test_places_that_are_remembered_are_bounded(logged):
+    """However many messages a program makes up, the bound keeps track of a fixed number of them."""
+    out = logged()
+    for number in range(PLACES_MAX + 10):
+        logging.getLogger("amino.test").info(f"made up {number}")
+    (bound,) = [each for each in logging.getLogger().handlers[-1].filters if hasattr(each, "_said")]
+    assert len(bound._said) == PLACES_MAX
+    assert out.getvalue().count("\n") == PLACES_MAX + 10

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import amino
 from amino.telemetry import names
 
 ROOT = Path(__file__).parents[2]
-PLAIN = {"SCOPE"}
+PACKAGE = Path(amino.__file__).parent
+PLAIN = {"SCOPE", "OK", "FAILED"}
 
 
 def constants():
@@ -19,7 +21,9 @@ def constants():
 
 def test_every_name_is_a_span_a_metric_an_attribute_or_a_value():
     """No constant is forgotten in the sets that the rest relies on."""
-    known = names.SPANS | names.METRICS.keys() | names.ATTRIBUTES.keys() | set(names.LOG_KEYS)
+    known = (
+        names.SPANS | names.METRICS.keys() | names.ATTRIBUTES.keys() | names.CONVENTIONS.keys() | set(names.LOG_KEYS)
+    )
     for key, value in constants().items():
         assert value in known or key in PLAIN or key.startswith(("OUTCOME_", "SIDE_", "QUEUE_")), key
 
@@ -32,10 +36,23 @@ def test_names_are_shaped_alike(kind):
 
 
 def test_documentation_lists_every_name():
-    """``docs/telemetry.md`` names every span, metric, attribute and log key."""
+    """``docs/telemetry.md`` names every span, attribute and log key."""
     text = (ROOT / "docs" / "telemetry.md").read_text()
-    everything = [*names.SPANS, *names.METRICS, *names.ATTRIBUTES, *names.LOG_KEYS]
+    everything = [*names.SPANS, *names.ATTRIBUTES, *names.CONVENTIONS, *names.LOG_KEYS]
     assert [name for name in everything if f"`{name}`" not in text] == []
+
+
+def test_metrics_have_known_attributes():
+    """A series is told apart by attributes that have a meaning."""
+    for name, about in names.METRICS.items():
+        assert set(about.attributes) <= names.ATTRIBUTES.keys(), name
+
+
+def test_no_name_is_left_over():
+    """Each name is used by some module; one that nobody emits would be a promise in the documentation."""
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "names.py")
+    unused = [key for key in constants() if not re.search(rf"\b(names|shown)\.{key}\b", sources)]
+    assert unused == []
 
 
 def test_no_other_module_spells_a_span_or_metric():
@@ -44,8 +61,8 @@ def test_no_other_module_spells_a_span_or_metric():
         "|".join(f'"{re.escape(name)}"' for name in [*names.SPANS, *names.METRICS] if name.count(".") > 1)
     )
     guilty = [
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "amino").rglob("*.py")
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
         if path.name != "names.py" and spelled.search(path.read_text())
     ]
     assert guilty == []

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from amino.aio import mode
 from amino.telemetry import names
 from amino.telemetry.otel import ChosenIds, OtelTelemetry
-from amino.telemetry.trace import NO_SPAN, Telemetry, failover_traceparent
+from amino.telemetry.trace import NO_SPAN, Telemetry, current_traceparent, failover_traceparent
 
 
 class Recorded:
@@ -225,10 +225,13 @@ def test_disabled_telemetry_does_nothing():
     assert off.emit(names.FAILOVER_LOST, start_ns=0, end_ns=1) is None
     off.emit_failover("c", "s", 1, kind="crash", start_ns=0, end_ns=1)
     off.start_span(names.METHOD).end()
-    off.metrics.call("client", "A.b", "result", 0.1)
-    off.metrics.watch_queue("q", lambda: 1.0)()
-    off.metrics.watch_session("s", lambda: 1.0)()
-    off.metrics.watch_replication_lag("r", lambda: 1.0)()
+    with off.inside("x") as inside:
+        inside.link("y")
+    assert current_traceparent() is None
+    off.metrics.calls("client", "A.b", "DHT").add("result", 0.1)
+    off.metrics.watch(names.QUEUE_DEPTH, lambda: [({}, 1.0)])()
+    off.metrics.keepalive(0.1)
+    off.metrics.etcd("get", 0.1)
     off.metrics.failover("crash", 1.0)
     off.metrics.checkpoint(1, 1.0)
     off.metrics.refused("frame")

@@ -135,12 +135,13 @@ class Breaker:
                     return
 
         thread = threading.Thread(target=probe, name="probe")
-        thread.start()
         try:
+            thread.start()  # inside: an interrupt may come before it returns
             yield
         finally:
             ended.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
 
 def _await_silence(pids: list[int], until: float) -> None:

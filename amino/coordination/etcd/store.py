@@ -1,7 +1,7 @@
 """``EtcdStore``: the coordination store port on etcd.
 
 Owns which member is asked, what is repeated and when to give up. Leaves messages to ``messages``, the meaning of errors
-to ``translate``, streams to ``stream``.
+to ``translate``, streams to ``stream``, who is alive to ``members``.
 Invariants: only the first failure on a connection rotates to the next member, so that concurrent failures do not
 cascade through all of them; a write is sent again only when the try before certainly did nothing; an answer from a
 member that is behind what was seen before is not believed.
@@ -24,16 +24,18 @@ from amino.aio.clock import Clock, RealClock
 from amino.aio.tasks import TaskOwner
 from amino.coordination.etcd import messages
 from amino.coordination.etcd.connection import Connection, EtcdTls
+from amino.coordination.etcd.members import LOOK_S, Answer, Members
 from amino.coordination.etcd.stream import watch_prefix
 from amino.coordination.etcd.translate import LeaseExists, Next, Verdict, judge
 from amino.coordination.rules import check_start_revision, check_transaction, check_ttl, is_lease_gone, read_only
 from amino.coordination.store import Compare, Operation, Record, TxnResult, WatchBatch
 from amino.errors import Conflict, CoordinationUnavailable, Invalid
 from amino.telemetry import names
-from amino.telemetry.trace import Telemetry
+from amino.telemetry.trace import Attributes, Telemetry
 
 T = TypeVar("T")
 TRY_TIMEOUT_S = 1.5  # gRPC's own keepalive cannot notice a frozen member faster than in 5 s at etcd's defaults
+FIRST_PAUSE_S = 0.02
 PAGE = 500
 LIST_ATTEMPTS_MAX = 5
 _SILENT = Telemetry.disabled()
@@ -78,14 +80,16 @@ class EtcdStore:
         self._clock = clock
         self._telemetry = telemetry
         self._tasks = TaskOwner("etcd")
+        self._members = Members(self._endpoints, self._status, clock, self._tasks)
         self._turn = 0
         self._open_connections: set[Connection] = set()
         self._connection = self._connect()
         self._login = asyncio.Lock()
         self._cluster_id = 0
         self._seen = (0, 0)  # highest raft term, highest revision
+        self._foreign: tuple[float, str] | None = None  # since when every answer was of another etcd, and the last one
         self._closed = False
-        self._wait = wait_random_exponential(multiplier=0.02, max=0.25)
+        self._wait = wait_random_exponential(multiplier=FIRST_PAUSE_S, max=0.25)
 
     def __repr__(self) -> str:
         return f"EtcdStore({self._connection.endpoint} of {len(self._endpoints)}, revision {self._seen[1]})"
@@ -130,6 +134,16 @@ class EtcdStore:
     def endpoint(self) -> str:
         """The member that is asked now."""
         return self._connection.endpoint
+
+    def foreign(self, for_s: float) -> str:
+        """Return why this is not the etcd we knew, if every answer for ``for_s`` seconds was another's; else empty.
+
+        One that was emptied, or restored from a backup, is another one too. Nothing that it answers is ever believed here: who
+        wants to go on with it drops everything it knows, and opens a store anew.
+        """
+        if self._foreign is None or self._clock.monotonic() - self._foreign[0] < for_s:
+            return ""
+        return self._foreign[1]
 
     async def get(self, key: str) -> Record | None:
         """See ``Store.get``. May be stale on etcd 3.4 after a pause of its leader; ownership needs a transaction."""
@@ -309,27 +323,81 @@ class EtcdStore:
         """Leave ``connection`` for the next member, unless somebody did so before."""
         if connection is not self._connection or self._closed:
             return
-        self._turn += 1
+        self._turn = self._members.next_turn(self._turn)
         self._connection = self._connect()
         connection.retire()
 
-    def _connect(self) -> Connection:
+    def _connect(self, endpoint: str = "") -> Connection:
         self._open_connections = {one for one in self._open_connections if not one.closed}
-        connection = Connection(self._endpoints[self._turn % len(self._endpoints)], self._tls, self._tasks)
+        chosen = endpoint or self._endpoints[self._turn % len(self._endpoints)]
+        connection = Connection(chosen, self._tls, self._tasks)
         self._open_connections.add(connection)
         return connection
 
+    async def _status(self, endpoint: str) -> Answer | None:
+        """Ask a member for what it knows by itself, on a connection for that alone."""
+        connection = self._connect(endpoint)
+        try:
+            with connection.use():
+                answer = await connection.maintenance.Status(rpc.StatusRequest(), timeout=LOOK_S)
+        except grpc.RpcError as error:
+            silent = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            return None if silent else Answer(0, 0)
+        except OSError:
+            return None
+        finally:
+            connection.retire()
+        return Answer(answer.header.member_id, answer.leader, answer.raftTerm)
+
     async def _call(self, send: Callable[[Connection, float], Awaitable[T]], operation: str, *, repeatable: bool) -> T:
         telemetry = self._telemetry
-        if not telemetry.tracing or telemetry.traceparent() is None:  # what runs in the background is in no trace
+        if not telemetry.observing:
             return await self._send(send, repeatable=repeatable)
-        attributes = {names.OPERATION: operation, names.PEER: self._connection.endpoint}
-        with telemetry.span(names.ETCD, kind="client", attributes=attributes):
-            return await self._send(send, repeatable=repeatable)
+        began = self._clock.monotonic()
+        done = False
+        try:
+            if not telemetry.tracing or telemetry.traceparent() is None:  # what runs in the background is in no trace
+                answer = await self._send(send, repeatable=repeatable)
+            else:
+                with telemetry.span(names.ETCD, kind="client", attributes=self._about(operation)):
+                    answer = await self._send(send, repeatable=repeatable)
+            done = True
+            return answer
+        finally:
+            telemetry.metrics.etcd(operation, self._clock.monotonic() - began, ok=done)
+
+    def _about(self, operation: str) -> Attributes:
+        endpoint = self._connection.endpoint
+        host, _, port = endpoint.rpartition(":")
+        return {
+            names.OPERATION: operation,
+            names.PEER: endpoint,
+            names.DB_SYSTEM: "etcd",
+            names.DB_OPERATION: operation,
+            names.SERVER_ADDRESS: host,
+            names.SERVER_PORT: int(port) if port.isdigit() else 0,
+        }
+
+    async def size(self) -> tuple[str, int] | None:
+        """Return the member that is asked now and how large its database is, in bytes; None if it does not say."""
+        connection = self._connection
+        try:
+            with connection.use():
+                answer = await connection.maintenance.Status(rpc.StatusRequest(), timeout=LOOK_S)
+        except (grpc.RpcError, OSError):
+            return None
+        return connection.endpoint, int(answer.dbSize)
 
     async def _send(self, send: Callable[[Connection, float], Awaitable[T]], *, repeatable: bool) -> T:
         deadline = self._clock.monotonic() + self._timeout_s
         strikes: dict[Next, int] = {}
+        try:
+            return await self._try(send, deadline, repeatable, strikes)
+        except _Again as again:
+            pause_s = random.uniform(0.0, FIRST_PAUSE_S)
+            if self._clock.monotonic() + pause_s >= deadline:
+                raise again.verdict.error from again.__cause__
+        await asyncio.sleep(pause_s)
 
         def too_late(state: RetryCallState) -> bool:
             return self._clock.monotonic() + state.upcoming_sleep >= deadline
@@ -358,7 +426,8 @@ class EtcdStore:
                 seen = self._seen
                 timeout_s = max(0.001, min(try_timeout_s, deadline - self._clock.monotonic()))
                 sent = True
-                answer = await send(connection, timeout_s)
+                async with self._members.trying(seen[0]):
+                    answer = await send(connection, timeout_s)
             if not isinstance(answer, rpc.LeaseKeepAliveResponse):  # those do not wait for the member to catch up
                 self._believe(answer, seen, connection.endpoint)
             return answer
@@ -380,12 +449,17 @@ class EtcdStore:
         header = answer.header
         if self._cluster_id == 0:
             self._cluster_id = header.cluster_id
+        why = ""
         if header.cluster_id != self._cluster_id:
-            raise ConnectionAbortedError(f"{endpoint} belongs to another etcd cluster than the one we started with")
-        if header.raft_term < seen[0] or header.revision < seen[1]:
-            raise ConnectionAbortedError(
+            why = f"{endpoint} belongs to another etcd cluster than the one we started with"
+        elif header.raft_term < seen[0] or header.revision < seen[1]:
+            why = (
                 f"{endpoint} is behind: term {header.raft_term}, revision {header.revision}; seen {seen[0]}, {seen[1]}"
             )
+        if why:
+            self._foreign = (self._foreign[0] if self._foreign is not None else self._clock.monotonic(), why)
+            raise ConnectionAbortedError(why)
+        self._foreign = None
         self._seen = (max(self._seen[0], header.raft_term), max(self._seen[1], header.revision))
 
 

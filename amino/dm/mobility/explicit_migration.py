@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from amino.contracts.services import Location, MoveRequest
+from amino.contracts.services import Location, MoveRequest, home_of
 from amino.dm.base import Manager, Trait
 from amino.dm.control import Control, operation
 
@@ -30,7 +30,7 @@ class MigrationControl(Control):
         context: ControlContext = self._context
         request = MoveRequest(microservice=context.microservice, server=server, why="ExplicitMigration.migrate_to")
         location: Location = await context.registry("move", request)
-        return location.groups["/"].replicas[0].server
+        return home_of(location)
 
     migrate_to = operation(_migrate_to)
 

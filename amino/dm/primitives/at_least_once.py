@@ -18,7 +18,7 @@ from amino.errors import AminoError, Invalid, NotExecuted, OutcomeUnknown
 
 if TYPE_CHECKING:
     from amino.contracts.calls import Call, Forward
-    from amino.contracts.component import ClientContext
+    from amino.contracts.context import ClientContext
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 

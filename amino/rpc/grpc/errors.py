@@ -46,6 +46,11 @@ STATUS_BY_CODE: dict[str, grpc.StatusCode] = {
     "cluster-unavailable": grpc.StatusCode.UNAVAILABLE,
     "session-lost": grpc.StatusCode.FAILED_PRECONDITION,
     "conflict": grpc.StatusCode.ABORTED,
+    "transaction-aborted": grpc.StatusCode.ABORTED,
+    "lock-held": grpc.StatusCode.ABORTED,
+    "lock-lost": grpc.StatusCode.FAILED_PRECONDITION,
+    "stale-token": grpc.StatusCode.FAILED_PRECONDITION,
+    "events-missed": grpc.StatusCode.DATA_LOSS,
     "application-error": grpc.StatusCode.UNKNOWN,
 }
 

@@ -22,7 +22,13 @@ from amino.rpc.grpc.service import Method
 from amino.wire.gen.amino_v1 import kernel_pb2 as pb
 from amino.wire.gen.amino_v1.registry_pb2 import Empty
 
-_Command = contracts.InstantiateRequest | contracts.TransferRequest | contracts.AdoptRequest | contracts.RetireRequest
+_Command = (
+    contracts.InstantiateRequest
+    | contracts.TransferRequest
+    | contracts.AdoptRequest
+    | contracts.ConvertRequest
+    | contracts.RetireRequest
+)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -45,6 +51,7 @@ class KernelService:
             "Instantiate": _command(contracts.InstantiateRequest, lambda request, _: kernel.instantiate(request)),
             "Transfer": _command(contracts.TransferRequest, lambda request, _: kernel.transfer(request)),
             "Adopt": _command(contracts.AdoptRequest, kernel.adopt),
+            "Convert": _command(contracts.ConvertRequest, lambda request, _: kernel.convert(request)),
             "Retire": _command(contracts.RetireRequest, lambda request, _: kernel.retire(request)),
             "Fence": self._fence,
             "Statistics": self._statistics,

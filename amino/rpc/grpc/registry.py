@@ -50,6 +50,8 @@ class RegistryService:
             "Locate": self._plain(registry.locate, contracts.LocateRequest, location_message),
             "Delete": self._plain(registry.delete, contracts.DeleteRequest, _into(pb.Empty)),
             "Move": self._plain(registry.move, contracts.MoveRequest, location_message),
+            "Scale": self._plain(registry.scale, contracts.ScaleRequest, location_message),
+            "Change": self._plain(registry.change, contracts.ChangeRequest, _change_message),
             "Find": self._plain(registry.find, contracts.FindRequest, _into(pb.FindReply)),
             "Describe": self._plain(registry.describe, contracts.ByName, _description_message),
             "Members": self._plain(registry.members, contracts.Empty, _into(pb.Membership)),
@@ -62,7 +64,14 @@ class RegistryService:
             "PushCode": self._push_code,
             "DefineApplication": self._define_application,
             "Application": self._plain(registry.application, contracts.ByName, location_message),
-            "Events": self._plain(registry.events, contracts.Empty, _into(pb.EventList)),
+            "Events": self._plain(registry.events, contracts.EventsRequest, _into(pb.EventList)),
+            "AcquireLock": self._plain(registry.acquire_lock, contracts.AcquireLockRequest, _into(pb.LockGrant)),
+            "RenewLock": self._plain(registry.renew_lock, contracts.HeldLockRequest, _into(pb.LockGrant)),
+            "ReleaseLock": self._plain(registry.release_lock, contracts.HeldLockRequest, _into(pb.Empty)),
+            "BeginDecision": self._plain(registry.begin_decision, contracts.BeginDecisionRequest, _into(pb.Decision)),
+            "Decide": self._plain(registry.decide, contracts.DecideRequest, _into(pb.Decision)),
+            "Decisions": self._plain(registry.decisions, contracts.DecisionsRequest, _into(pb.DecisionList)),
+            "EndDecision": self._plain(registry.end_decision, contracts.DecideRequest, _into(pb.Empty)),
         }
 
     def _plain(
@@ -98,6 +107,10 @@ class RegistryService:
             from_message(message, contracts.ApplicationRequest, self._bind, **given)
         )
         return pb.Empty()
+
+
+def _change_message(reply: contracts.ChangeReply) -> Message:
+    return pb.ChangeReply(location=location_message(reply.location), changes=reply.changes)
 
 
 def _into(kind: type[Message]) -> Callable[[msgspec.Struct], Message]:

@@ -8,6 +8,7 @@ Failure behaviour: a broken invariant is a ``Finding``; checks go on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,17 @@ from amino.checkpoint import names
 from amino.contracts.calls import decode_call_head
 from amino.contracts.documents import GroupDocument, Manifest, Phase, decode
 from amino.coordination.store import Event, EventKind
+from amino.dm.replication.fresh import ANYWHERE
 from amino.ids import ROOT, SLOT_COUNT, slot_of
+from amino.marks import READONLY
+from amino.oms.group_machine import REPLICATED
+from amino.testing.documents import Rules
 
 if TYPE_CHECKING:
+    from amino.coordination.keys import OwnedKey
     from amino.rpc.port import Inbound
     from amino.testing.simulation.cluster import SimulatedCluster
-    from amino.testing.simulation.server import Kernel
+    from amino.testing.simulation.kernel import Kernel
 
 FINDINGS_MAX = 20
 
@@ -50,10 +56,9 @@ class Watchtower:
         self.replies = 0
         self._cluster = cluster
         self._trace = hashlib.blake2b(digest_size=16)
-        self._documents: dict[str, GroupDocument] = {}
-        self._epochs: dict[str, int] = {}
-        self._checkpointed: dict[str, int] = {}
+        self._rules = Rules(self._is_alive)
         self._answers: dict[str, tuple[int, str, int]] = {}
+        self._primaries: dict[tuple[str, int], tuple[str, int]] = {}
         self._deleted_at: dict[str, float] = {}
         cluster.etcd.on_commit.append(self._committed)
         cluster.on_reply.append(self._replied)
@@ -84,39 +89,27 @@ class Watchtower:
 
     def _group(self, key: str, event: Event) -> None:
         if event.kind is EventKind.DELETE:
-            self._documents.pop(key, None)
-            self._epochs.pop(key, None)
+            self._find_all(self._rules.group(key, None))
             self._deleted_at[self._cluster.keys.parse_group(key).id] = self._cluster.clock.wall()
             return
         document = decode(event.record.value, GroupDocument, key)
-        before = self._documents.get(key)
-        if document.epoch < self._epochs.get(key, 0):
-            self.find(2, f"epoch of {key} went from {self._epochs[key]} to {document.epoch}")
-        self._epochs[key] = document.epoch
-        if before is not None:
-            if before.phase == Phase.DELETING != document.phase:
-                self.find(6, f"the deletion of {key} was taken back: {before} became {document}")
-            self._taken_from_the_living(key, before, document)
-        self._documents[key] = document
-
-    def _taken_from_the_living(self, key: str, before: GroupDocument, document: GroupDocument) -> None:
-        """Only a move, a deletion or the server's own word takes a confirmed replica from a server that lives."""
-        kept = {replica.id for replica in (*document.replicas, *document.leftovers)}
-        for replica in before.replicas:
-            if replica.confirmed and replica.id not in kept:
-                server = self._cluster.etcd.get(self._cluster.keys.server(replica.server))
-                if server is not None and server.create_revision == replica.incarnation:
-                    self.find(1, f"{replica} of {key} was given up although its server lives")
+        if document.kind == REPLICATED:
+            for one in document.replicas:
+                if one.id == document.primary:
+                    self._primaries[key, document.epoch] = (one.server, one.incarnation)
+        self._find_all(self._rules.group(key, document))
 
     def _manifest(self, key: str, event: Event) -> None:
-        if event.kind is EventKind.DELETE:
-            self._checkpointed.pop(key, None)
-            return
-        epochs = [entry.epoch for entry in decode(event.record.value, Manifest, key).entries]
-        newest = max(epochs, default=0)
-        if newest < self._checkpointed.get(key, 0) or epochs != sorted(epochs, reverse=True):
-            self.find(2, f"manifest {key} went back from epoch {self._checkpointed.get(key, 0)} to {epochs}")
-        self._checkpointed[key] = newest
+        deleted = event.kind is EventKind.DELETE
+        self._find_all(self._rules.manifest(key, None if deleted else decode(event.record.value, Manifest, key)))
+
+    def _find_all(self, broken: Iterable[tuple[int, str]]) -> None:
+        for invariant, text in broken:
+            self.find(invariant, text)
+
+    def _is_alive(self, server: str, incarnation: int) -> bool:
+        record = self._cluster.etcd.get(self._cluster.keys.server(server))
+        return record is not None and record.create_revision == incarnation
 
     def _replied(self, kernel: Kernel, inbound: Inbound) -> None:
         self.replies += 1
@@ -129,9 +122,13 @@ class Watchtower:
         elif server is None or server.create_revision != kernel.incarnation:
             self.find(8, f"{who} answered {head.method} of {head.microservice} without holding its key")
         key = self._cluster.keys.group(slot_of(head.microservice), head.microservice, head.path)
-        document = self._documents.get(key)
+        document = self._rules.documents.get(key)
         if document is None:
             self.find(6, f"{who} answered for {head.microservice}, which does not exist")
+            return
+        if document.methods.get(head.method, 0) & READONLY and head.headers and head.headers.get(ANYWHERE):
+            return  # any replica may answer; how old the answer is, the load judges
+        if self._is_late(key, head.method, head.epoch, document, kernel):
             return
         here = [r for r in document.replicas if (r.server, r.incarnation) == (kernel.name, kernel.incarnation)]
         resumed = bool(here) and here[0].source == "resume"  # after a move given up: the same replica, at a later epoch
@@ -152,21 +149,35 @@ class Watchtower:
         elif head.epoch < document.epoch and here[0].confirmed and not resumed:
             self.find(2, f"{who} answered for {head.microservice} at epoch {head.epoch}, it is {document.epoch} now")
 
+    def _is_late(self, key: str, method: str, epoch: int, document: GroupDocument, kernel: Kernel) -> bool:
+        """Return whether this is answered by a primary of an earlier epoch, and as good as an early reply that was held up.
+
+        A write was committed while its server had the primary of that epoch, so every in-sync replica had it, and the primaries
+        of later epochs have it too. A read is not old before one of those has answered: they wait until its lease has run out.
+        """
+        me = (kernel.name, kernel.incarnation)
+        if document.kind != REPLICATED or self._primaries.get((key, epoch)) != me or epoch >= document.epoch:
+            return False
+        if not document.methods.get(method, 0) & READONLY or self._primaries.get((key, document.epoch)) == me:
+            return True
+        return self._answers.get(key, (0,))[0] <= epoch
+
     # --- at rest ----------------------------------------------------------------------------------------------------
 
     def differences(self) -> list[str]:
         """Return what in records and reality does not fit together now (invariant 6); empty when all is well."""
         cluster = self._cluster
         keys, etcd = cluster.keys, cluster.etcd
-        kernels = {name: server.kernel for name, server in cluster.servers.items()}
+        kernels = {name: host.kernel for name, host in cluster.hosts().items()}
         found = self._unsettled(kernels)
         records = {keys.parse_microservice(r.key).id for r in etcd.list(keys.microservices_prefix)[0]}
-        groups = {keys.parse_group(r.key).id: r for r in etcd.list(keys.groups_prefix)[0]}
-        if records != set(groups):
-            found.append(f"records {sorted(records)} and groups {sorted(groups)} differ")
+        groups = {keys.parse_group(r.key): r for r in etcd.list(keys.groups_prefix)[0]}
+        roots = {owned.id for owned in groups if owned.path == ROOT}
+        if records != roots:
+            found.append(f"records {sorted(records)} and groups {sorted(roots)} differ")
         listed: set[tuple[str, str, str]] = set()
-        for ms_id, record in groups.items():
-            found += self._misplaced(ms_id, decode(record.value, GroupDocument, record.key), kernels, listed)
+        for owned, record in groups.items():
+            found += self._misplaced(owned, decode(record.value, GroupDocument, record.key), kernels, listed)
         found += [
             f"{target!r} on {name} is in no document"
             for name, kernel in kernels.items()
@@ -184,6 +195,7 @@ class Watchtower:
         for name, kernel in kernels.items():
             if kernel is None or not kernel.serves or live.get(name) != kernel.incarnation or not kernel.valid:
                 found.append(f"{name} does not serve: {kernel!r}, registered {live.get(name)}")
+        found += [f"{name} is registered, and off" for name in live if name not in kernels]
         if len(etcd.leases) != len(live):
             found.append(f"{len(etcd.leases)} leases of {len(live)} servers")
         slots = etcd.list(keys.slots_prefix)[0]
@@ -193,15 +205,22 @@ class Watchtower:
 
     @staticmethod
     def _misplaced(
-        ms_id: str, document: GroupDocument, kernels: dict[str, Kernel | None], listed: set[tuple[str, str, str]]
+        owned: OwnedKey, document: GroupDocument, kernels: dict[str, Kernel | None], listed: set[tuple[str, str, str]]
     ) -> list[str]:
+        ms_id = owned.id
         found: list[str] = []
+        if (
+            document.kind == REPLICATED
+            and document.phase == Phase.ACTIVE
+            and set(document.in_sync) != {one.id for one in document.replicas}
+        ):
+            found.append(f"{ms_id} has replicas that are not in sync: {document}")
         if document.leftovers or document.move is not None or document.phase in (Phase.CREATING, Phase.DELETING):
             found.append(f"{ms_id} is unfinished: {document}")
         for replica in document.replicas:
             listed.add((replica.server, ms_id, replica.id))
             kernel = kernels.get(replica.server)
-            target = kernel.server.host.find(ms_id, ROOT) if kernel is not None and kernel.server else None
+            target = kernel.server.host.find(ms_id, owned.path) if kernel is not None and kernel.server else None
             if target is None or target.replica != replica.id or target.epoch != document.epoch:
                 found.append(f"{ms_id} is at {replica}, epoch {document.epoch}, but there is {target!r}")
             elif not replica.confirmed or target.state != "serving":

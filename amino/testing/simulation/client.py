@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amino.code.bundle import ClassCode
+from amino.dm.transactions.distributed import DistributedTransaction
 from amino.node.following import Following
 from amino.node.kernel_server import compose
 from amino.rpc.handshake import NodeInfo
@@ -19,7 +20,6 @@ from amino.stubs.addresses import AddressBook
 from amino.stubs.cluster import Cluster
 from amino.stubs.registry_client import RegistryClient
 from amino.stubs.runtime import Runtime
-from amino.telemetry.trace import Telemetry
 from amino.testing.simulation.loop import VirtualClock
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class SimulatedClient:
             compose=compose,
             describe_class=by_path,
             clock=clock,
-            telemetry=Telemetry.disabled(),
+            telemetry=world.telemetry,
+            transaction=DistributedTransaction,
             seed=world.random_for(f"client {name}").getrandbits(63),
         )
         self.cluster = Cluster(self.runtime)

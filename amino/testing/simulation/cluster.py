@@ -14,7 +14,6 @@ import random as random_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from amino.checkpoint.memory_store import MemoryCheckpointStore
 from amino.contracts.documents import ClusterDocument, encode
 from amino.coordination.keys import Keys
 from amino.coordination.memory import Faults
@@ -22,16 +21,20 @@ from amino.coordination.memory_etcd import MemoryEtcd
 from amino.coordination.store import Event, Put
 from amino.errors import ClusterUnavailable
 from amino.rpc.memory import MemoryNetwork
+from amino.telemetry.trace import Telemetry
+from amino.testing.simulation.checkpoints import SimulatedCheckpoints
 from amino.testing.simulation.client import SimulatedClient
+from amino.testing.simulation.device import SimulatedDevice
 from amino.testing.simulation.loop import VirtualClock, VirtualLoop, run_virtual
-from amino.testing.simulation.server import Kernel, SimulatedServer
+from amino.testing.simulation.server import SimulatedServer
 
 if TYPE_CHECKING:
     from amino.rpc.port import Inbound
+    from amino.testing.simulation.kernel import Kernel, SimulatedHost
 
 T = TypeVar("T")
 OnCommit = Callable[[int, tuple[Event, ...]], None]
-OnReply = Callable[[Kernel, "Inbound"], None]
+OnCall = Callable[["Kernel", "Inbound"], None]
 
 
 class WatchedEtcd(MemoryEtcd):
@@ -58,10 +61,11 @@ class SimulatedCluster:
         session_ttl_s: lease time of the servers' sessions.
         delay_s: shortest and longest journey of a frame between processes.
         etcd_delay_s: shortest and longest journey to etcd and back, each way.
+        telemetry: of all servers and clients; its own clock is the machine's, what is told afterwards is in virtual time.
 
     Attributes:
-        servers: the machines, by name. etcd, network, checkpoints: what they share; break them at will.
-        on_reply: called with (kernel, request) whenever a reply to a call leaves a server.
+        servers: the machines, by name. devices: as far as there are any. etcd, network, checkpoints: what they share; break them at will.
+        on_reply: called with (kernel, request) whenever a reply to a call leaves a server. on_call: whenever a call arrives.
     """
 
     def __init__(
@@ -73,7 +77,9 @@ class SimulatedCluster:
         session_ttl_s: int = 3,
         delay_s: tuple[float, float] = (0.0001, 0.001),
         etcd_delay_s: tuple[float, float] = (0.0002, 0.002),
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self.telemetry = telemetry or Telemetry.disabled()
         self.loop = loop
         self.seed = seed
         self.name = "simulated"
@@ -82,9 +88,11 @@ class SimulatedCluster:
         self.clock = VirtualClock(loop)
         self.etcd = WatchedEtcd(self.clock, expiry_lag_s=0.4)
         self.network = MemoryNetwork(self.random_for("network").getrandbits(63), cluster=self.name, delay_s=delay_s)
-        self.checkpoints = MemoryCheckpointStore(self.clock.wall)
-        self.on_reply: list[OnReply] = []
+        self.checkpoints = SimulatedCheckpoints(self.clock.wall)
+        self.on_reply: list[OnCall] = []
+        self.on_call: list[OnCall] = []
         self.clients: dict[str, SimulatedClient] = {}
+        self.devices: dict[str, SimulatedDevice] = {}
         self._etcd_delay_s = etcd_delay_s
         named = {f"s{number}": {} for number in range(1, servers + 1)} if isinstance(servers, int) else servers
         self.servers = {name: SimulatedServer(self, name, dict(labels)) for name, labels in named.items()}
@@ -129,6 +137,16 @@ class SimulatedCluster:
             found = self.clients[name] = SimulatedClient(self, name)
         return found
 
+    def device(self, name: str) -> SimulatedDevice:
+        """Return the device of that name, made on first use; it is off until it is started."""
+        if name not in self.devices:
+            self.devices[name] = SimulatedDevice(self, name)
+        return self.devices[name]
+
+    def hosts(self) -> dict[str, SimulatedHost]:
+        """Return what should have a kernel process now: the servers, and the devices that are on."""
+        return {**self.servers, **{name: device for name, device in self.devices.items() if device.is_on}}
+
     def random_for(self, purpose: str) -> random_module.Random:
         """Return a source of randomness that depends on the seed and the purpose only."""
         return random_module.Random(f"{self.seed}/{purpose}")
@@ -151,6 +169,8 @@ class SimulatedCluster:
         """Switch everything off."""
         for client in self.clients.values():
             client.kill()
+        for device in self.devices.values():
+            device.kill()
         for server in self.servers.values():
             server.crash_machine()
 

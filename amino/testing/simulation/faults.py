@@ -9,8 +9,9 @@ Failure behaviour: operations of administrators that fail under faults are count
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import amino
@@ -22,10 +23,12 @@ from amino.errors import AminoError
 
 if TYPE_CHECKING:
     from amino.testing.simulation.cluster import SimulatedCluster
+    from amino.testing.simulation.device import SimulatedDevice
     from amino.testing.simulation.server import SimulatedServer
 
 PAUSE_S = (0.5, 5.0)
 AT_ONCE_MAX = 2
+LEAVES_WITHIN_S = 20.0
 ADMINISTRATOR = "administrator"
 Fault = Callable[[], Coroutine[Any, Any, None]]
 
@@ -35,11 +38,12 @@ class Nemesis:
 
     Attributes:
         caused: how often each fault was caused.
-        kinds: the faults to choose from, with weights.
+        kinds: the faults to choose from, with weights. pause_s: shortest and longest pause between two.
     """
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.caused: Counter[str] = Counter()
+        self.pause_s = PAUSE_S
         self._cluster = cluster
         self._random = cluster.random_for("faults")
         self._running: dict[asyncio.Task[None], None] = {}
@@ -71,12 +75,17 @@ class Nemesis:
             self.pause: 1,
         }
 
+    def allow(self, faults: Mapping[str, int]) -> None:
+        """Cause these faults too, by name, with these weights."""
+        for name, weight in faults.items():
+            self.kinds[getattr(self, name)] = weight
+
     async def run(self, seconds: float) -> None:
-        """Cause trouble for so long, then heal everything."""
+        """Cause trouble for so long, then heal everything; returns when what was delayed has come as well."""
         end = self._cluster.loop.now + seconds
         faults, weights = list(self.kinds), list(self.kinds.values())
         while True:
-            await asyncio.sleep(self._random.uniform(*PAUSE_S))
+            await asyncio.sleep(self._random.uniform(*self.pause_s))
             if self._cluster.loop.now >= end:
                 break
             if len(self._running) >= AT_ONCE_MAX:
@@ -90,6 +99,8 @@ class Nemesis:
         if self._running:
             await asyncio.wait(list(self._running))
         self.heal()
+        while self._cluster.etcd.landing:  # noqa: ASYNC110 - the time is virtual
+            await asyncio.sleep(0.1)
 
     async def reopen(self) -> None:
         """Undo pauses and cordons that took effect after their administrator had given up on them."""
@@ -119,6 +130,12 @@ class Nemesis:
             if server.kernel is not None:
                 server.kernel.access.calm()
             server.start()
+        for device in cluster.devices.values():
+            device.thaw()
+            device.heal_etcd()
+            for store in device.stores:
+                self._calm(store)
+            device.start()
 
     def _calm(self, store: MemoryStore) -> None:
         """End whatever goes wrong between a process and etcd, other faults included that are under way."""
@@ -194,7 +211,7 @@ class Nemesis:
 
     async def cut_network(self) -> None:
         """Nothing passes from one process to another, in one direction."""
-        names = [*self._cluster.servers, *self._cluster.clients]
+        names = [*self._cluster.servers, *self._cluster.clients, *self._cluster.devices]
         source, target = self._random.sample(names, 2)
         self._cluster.network.cut(source, target)
         await asyncio.sleep(self._length())
@@ -339,6 +356,83 @@ class Nemesis:
         server = self._server()
         if server.kernel is not None:
             server.kernel.access.tear = lambda _: server.crash()
+
+    async def torn_log(self) -> None:
+        """A kernel process dies in the middle of writing a frame of an operation log, of which a part is stored."""
+        server = self._server()
+        if server.kernel is not None:
+            server.kernel.access.tear_log = server.crash
+
+    async def power_loss(self) -> None:
+        """All machines and the checkpoint store lose power at once: what was written and not synced is lost, or spoilt."""
+        servers = list(self._cluster.servers.values())
+        for server in servers:
+            server.crash_machine()
+        self._cluster.checkpoints.lose_power(self._random)
+        await asyncio.sleep(self._length())
+        for server in servers:
+            server.start()
+
+    async def power_loss_in_write(self) -> None:
+        """All machines lose power at the instant at which one of them writes a frame of an operation log."""
+        servers, lost = list(self._cluster.servers.values()), asyncio.Event()
+
+        def lose() -> None:
+            for server in servers:
+                server.crash_machine()
+            self._cluster.checkpoints.lose_power(self._random)
+            lost.set()
+
+        kernels = [server.kernel for server in servers if server.kernel is not None]
+        for kernel in kernels:
+            kernel.access.tear_log = lose
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(lost.wait(), self._length())
+        for kernel in kernels:
+            kernel.access.tear_log = None
+        if lost.is_set():
+            await asyncio.sleep(self._length())
+            for server in servers:
+                server.start()
+
+    # --- devices ----------------------------------------------------------------------------------------------------
+
+    def _device(self) -> SimulatedDevice:
+        return self._random.choice(list(self._cluster.devices.values()))
+
+    async def kill_device(self) -> None:
+        """A device is killed, and is started again."""
+        device = self._device()
+        device.kill(silent=self._random.random() < 0.5)
+        await asyncio.sleep(self._length())
+        device.start()
+
+    async def freeze_device(self) -> None:
+        """A device stands still."""
+        device = self._device()
+        device.freeze()
+        await asyncio.sleep(self._length())
+        device.thaw()
+
+    async def partition_device(self) -> None:
+        """A device does not reach etcd."""
+        device = self._device()
+        device.partition_etcd()
+        await asyncio.sleep(self._length())
+        device.heal_etcd()
+
+    async def leave_device(self) -> None:
+        """A device leaves in order, and joins again; one that does not get away is killed."""
+        device = self._device()
+        device.leave()
+        for _ in range(int(LEAVES_WITHIN_S)):
+            await asyncio.sleep(1.0)
+            if not device.is_on:
+                self.caused["left in order"] += 1
+                break
+        device.kill()
+        await asyncio.sleep(self._length() / 2)
+        device.start()
 
     # --- administrators ---------------------------------------------------------------------------------------------
 

@@ -240,13 +240,17 @@ class VirtualClock:
         loop: whose time.
         boottime_offset_s: how far this machine's boot time is ahead of the loop's time; differs between machines, so
             that comparing boot times of two machines is noticed.
+
+    Attributes:
+        ahead_s: how far somebody has set the wall clock ahead; may be set at any time.
     """
 
-    __slots__ = ("_loop", "_offset_s")
+    __slots__ = ("_loop", "_offset_s", "ahead_s")
 
     def __init__(self, loop: VirtualLoop, boottime_offset_s: float = 0.0) -> None:
         self._loop = loop
         self._offset_s = boottime_offset_s
+        self.ahead_s = 0.0
 
     def monotonic(self) -> float:
         """See ``Clock.monotonic``."""
@@ -258,7 +262,7 @@ class VirtualClock:
 
     def wall(self) -> float:
         """See ``Clock.wall``."""
-        return WALL_S + self._loop.now
+        return WALL_S + self._loop.now + self.ahead_s
 
 
 def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:

@@ -1,7 +1,7 @@
 """One simulated machine: a supervisor process and the kernel process that it starts again and again.
 
-Owns the acts that ``node.supervisor_machine`` decides on, done to simulated processes, and the life of a kernel process from
-its ports to its session. Leaves decisions to the machine and everything above the ports to ``node.kernel_server``.
+Owns the acts that ``node.supervisor_machine`` decides on, done to simulated processes. Leaves decisions to the machine and
+kernel processes to ``kernel``.
 Invariants: as on real machines: one session per kernel process; a name is claimed once every earlier kernel process is
 dead and buried.
 Failure behaviour: as on real machines; what the machine does by itself after a loss it does here too.
@@ -13,202 +13,28 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amino.aio.workers import InlineWorkers
-from amino.contracts.documents import ServerRecord, Tombstone, encode
-from amino.coordination.deadline import NEVER, LocalDeadline
-from amino.coordination.memory import MemoryStore
-from amino.coordination.session import SessionHolder, SessionView, prove_dead
+from amino.contracts.documents import FORMAT_READ, ServerRecord, Tombstone, encode
+from amino.coordination.deadline import NEVER
+from amino.coordination.ending import prove_dead
+from amino.coordination.session import SessionHolder
 from amino.coordination.session_machine import Timing
-from amino.errors import AminoError, CodeUnavailable, CoordinationUnavailable, NotExecuted
+from amino.errors import AminoError, CoordinationUnavailable
 from amino.node import supervisor_machine as machine
-from amino.node.kernel_server import KernelServer, Ports, Settings
-from amino.rpc.handshake import NodeInfo
-from amino.telemetry.trace import Telemetry
-from amino.testing.simulation.checkpoints import SimulatedAccess
-from amino.testing.simulation.loop import VirtualClock
-from amino.wire.frames import FrameKind, Status, encode_error
+from amino.testing.simulation.kernel import Kernel, SimulatedHost
 
 if TYPE_CHECKING:
-    from amino.rpc.memory import MemoryTransport
-    from amino.rpc.port import Inbound
+    from amino.coordination.memory import MemoryStore
+    from amino.node.kernel_server import KernelServer
     from amino.testing.simulation.cluster import SimulatedCluster
     from amino.testing.simulation.loop import Process
 
-START_S = (0.05, 0.3)
 EXIT_NOTICED_S = 0.005
 RETRY_S = 0.5
 TICK_S_MIN = 0.0001
 RESTART_S = 1.0
-LEASE_LATE_S = 2.0
-KERNEL_REQUEST_TIMEOUT_S = 2.0
-
-
-class Board:
-    """What a kernel process is running (see ``node.flight_board``), kept in memory."""
-
-    def __init__(self) -> None:
-        self._running: dict[int, tuple[str, str]] = {}
-        self._cells = itertools.count()
-
-    def enter(self, microservice: str, method: str) -> int:
-        """Note that a method begins."""
-        cell = next(self._cells)
-        self._running[cell] = (microservice, method)
-        return cell
-
-    def leave(self, cell: int) -> None:
-        """Note that it ended."""
-        self._running.pop(cell, None)
-
-    def suspects(self) -> tuple[tuple[str, str], ...]:
-        """Return what is running now."""
-        return tuple(sorted(set(self._running.values())))
-
-
-class ByPath:
-    """Loads classes by import path; bundles are tested elsewhere."""
-
-    async def load(self, cls: str, code: str = "") -> type:
-        """Return the class. Raises ``CodeUnavailable``."""
-        import importlib
-
-        module, _, qualname = cls.partition(":")
-        found: Any = None
-        with contextlib.suppress(ImportError):
-            found = importlib.import_module(module)
-            for part in qualname.split("."):
-                found = getattr(found, part, None)
-        if code or not isinstance(found, type):
-            raise CodeUnavailable(f"simulated servers load classes by import path only, and {cls!r} is none")
-        return found
-
-
-class Kernel:
-    """One run of a kernel process."""
-
-    def __init__(self, server: SimulatedServer, number: int) -> None:
-        cluster = server.cluster
-        self.number = number
-        self.process: Process = cluster.loop.process(f"{server.name}#{number}")
-        self.word = LocalDeadline()
-        self.board = Board()
-        self.store = server.new_store(f"{server.name}#{number}", KERNEL_REQUEST_TIMEOUT_S)
-        self.access = SimulatedAccess(cluster.checkpoints, cluster.random_for(f"{server.name}#{number} store"))
-        self.incarnation = 0
-        self.server: KernelServer | None = None
-        self._owner = server
-        self._transport: MemoryTransport | None = None
-
-    def __repr__(self) -> str:
-        return f"Kernel({self._owner.name}#{self.number}, incarnation {self.incarnation}, {self.process.state.value})"
-
-    @property
-    def serves(self) -> bool:
-        """Whether it runs and has a session that it serves under."""
-        return self.server is not None and self.process.running
-
-    async def start(self, ready: Callable[[], None]) -> None:
-        """Be the process: bind, tell the supervisor, and wait for what it says."""
-        owner = self._owner
-        cluster = owner.cluster
-        await asyncio.sleep(cluster.random_for(f"{owner.name}#{self.number} start").uniform(*START_S))
-        info = NodeInfo(f"{owner.name}#{self.number}", "server", owner.name)
-        self._listener = cluster.network.listen(owner.address, self._handle, info)
-        self._transport = cluster.network.transport(info)
-        ready()
-
-    async def serve(self, incarnation: int, lease: int, on_served: Callable[[], None]) -> None:
-        """Begin to serve under a session."""
-        owner = self._owner
-        cluster = owner.cluster
-        assert self._transport is not None
-        self.incarnation = incarnation
-        self._listener.announce(NodeInfo(f"{owner.name}#{self.number}", "server", owner.name, incarnation))
-        self._transport.announce(incarnation=incarnation)
-        session = SessionView(self.word, owner.clock, incarnation)
-        server = KernelServer(
-            Settings(
-                cluster=cluster.name,
-                name=owner.name,
-                address=owner.address,
-                labels=owner.labels,
-                seed=cluster.random_for(f"{owner.name}#{self.number}").getrandbits(63),
-            ),
-            Ports(
-                store=self.store,
-                keys=cluster.keys,
-                transport=self._transport,
-                clock=owner.clock,
-                board=self.board,
-                telemetry=Telemetry.disabled(),
-                access=self.access,
-                store_id="simulated",
-                stop_now=owner.kernel_stops,
-                workers=InlineWorkers(),
-            ),
-            session,
-            lease,
-            ByPath(),  # type: ignore[arg-type] # loads what the real one loads by path
-        )
-        while True:
-            try:
-                await server.start()
-                break
-            except CoordinationUnavailable:
-                await server.aclose()
-                owner.kernel_stops("etcd did not answer")
-                return
-        self.server = server
-        on_served()
-
-    def _handle(self, inbound: Inbound) -> None:
-        server = self.server
-        if server is None:
-            problem = NotExecuted(f"{self._owner.name} has no session yet; ask another", reason="not-ready")
-            inbound.reply(Status.ERROR, encode_error(problem))
-        elif inbound.kind == FrameKind.CALL:
-            server.handle(Observed(inbound, self))
-        else:
-            server.handle(inbound)
-
-    def replied(self, inbound: Inbound, status: int) -> None:
-        """A reply leaves: tell those who watch."""
-        if status != Status.ERROR:
-            for observer in self._owner.cluster.on_reply:
-                observer(self, inbound)
-
-    @property
-    def name(self) -> str:
-        """The server's name."""
-        return self._owner.name
-
-    @property
-    def valid(self) -> bool:
-        """Whether its session is valid, read from where the supervisor publishes it."""
-        return self._owner.clock.boottime() < self.word.read()
-
-
-class Observed:
-    """An inbound call whose reply is watched (see ``rpc.port.Inbound``)."""
-
-    __slots__ = ("_inbound", "_kernel", "head", "kind", "link", "segments")
-
-    def __init__(self, inbound: Inbound, kernel: Kernel) -> None:
-        self._inbound = inbound
-        self._kernel = kernel
-        self.link = inbound.link
-        self.kind = inbound.kind
-        self.head = inbound.head
-        self.segments = inbound.segments
-
-    def reply(self, status: int, head: bytes, segments: Any = ()) -> None:
-        """See ``Inbound.reply``."""
-        self._kernel.replied(self._inbound, status)
-        self._inbound.reply(status, head, segments)
 
 
 @dataclass(slots=True)
@@ -218,22 +44,11 @@ class _Run:
     claim: asyncio.Task[None] | None = None
 
 
-class SimulatedServer:
-    """One machine of a ``SimulatedCluster``, and what can be done to it.
-
-    Args:
-        labels: of the server; ``host`` is its name.
-    """
+class SimulatedServer(SimulatedHost):
+    """One machine of a ``SimulatedCluster``, and what can be done to it."""
 
     def __init__(self, cluster: SimulatedCluster, name: str, labels: dict[str, str]) -> None:
-        self.cluster = cluster
-        self.name = name
-        self.address = f"{name}:7400"
-        self.labels = {"host": name, **labels}
-        random = cluster.random_for(f"machine {name}")
-        self.clock = VirtualClock(cluster.loop, random.uniform(0, 1_000_000))
-        self.stores: list[MemoryStore] = []
-        self.kernel: Kernel | None = None
+        super().__init__(cluster, name, labels)
         self.supervisor: Process | None = None
         self._rules = machine.Rules(ttl_s=cluster.ttl_s)
         self._state = machine.State()
@@ -241,26 +56,6 @@ class SimulatedServer:
         self._run: _Run | None = None
         self._numbers = itertools.count(1)
         self._stopped = False
-
-    def __repr__(self) -> str:
-        return f"SimulatedServer({self.name}, {self.kernel!r})"
-
-    @property
-    def serves(self) -> bool:
-        """Whether its kernel process runs and serves now."""
-        return self.kernel is not None and self.kernel.serves
-
-    def new_store(self, name: str, request_timeout_s: float) -> MemoryStore:
-        """Return a way to etcd for one process of this machine."""
-        store = MemoryStore(
-            self.cluster.etcd,
-            clock=self.clock,
-            name=name,
-            request_timeout_s=request_timeout_s,
-            faults=self.cluster.new_faults(name),
-        )
-        self.stores.append(store)
-        return store
 
     # --- faults -----------------------------------------------------------------------------------------------------
 
@@ -317,16 +112,6 @@ class SimulatedServer:
         if self.kernel is not None and self.kernel.process.frozen:
             self.kernel.process.thaw()
             self.cluster.network.thaw(self.name)
-
-    def partition_etcd(self) -> None:
-        """Cut the machine off etcd."""
-        for store in self.stores:
-            store.partition()
-
-    def heal_etcd(self) -> None:
-        """Let it reach etcd again."""
-        for store in self.stores:
-            store.heal()
 
     def kernel_stops(self, why: str) -> None:
         """The kernel process ends itself at once."""
@@ -433,7 +218,14 @@ class SimulatedServer:
         number = run.kernel.number
         put = self._events.put_nowait
         record = encode(
-            ServerRecord(name=self.name, address=self.address, labels=self.labels, store_id="simulated", version="0")
+            ServerRecord(
+                name=self.name,
+                address=self.address,
+                labels=self.labels,
+                store_id=self.store_id,
+                version="0",
+                format_read=FORMAT_READ,
+            )
         )
         while True:
             try:
@@ -446,7 +238,7 @@ class SimulatedServer:
                     timing=Timing.of_ttl(self.cluster.ttl_s),
                     on_lost=lambda _: put(machine.LeaseLost(number)),
                 )
-                await run.holder.start(record, wait_s=self.cluster.ttl_s + LEASE_LATE_S)
+                await run.holder.start(record)
                 put(machine.Claimed(number))
                 return
             except CoordinationUnavailable:

@@ -50,6 +50,11 @@ class KernelStub:
                 request_serializer=amino__v1_dot_kernel__pb2.KernelCommand.SerializeToString,
                 response_deserializer=amino__v1_dot_kernel__pb2.KernelAnswer.FromString,
                 _registered_method=True)
+        self.Convert = channel.unary_unary(
+                '/amino.v1.Kernel/Convert',
+                request_serializer=amino__v1_dot_kernel__pb2.KernelCommand.SerializeToString,
+                response_deserializer=amino__v1_dot_kernel__pb2.KernelAnswer.FromString,
+                _registered_method=True)
         self.Retire = channel.unary_unary(
                 '/amino.v1.Kernel/Retire',
                 request_serializer=amino__v1_dot_kernel__pb2.KernelCommand.SerializeToString,
@@ -88,6 +93,12 @@ class KernelServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Adopt(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Convert(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +143,11 @@ def add_KernelServicer_to_server(servicer, server):
             ),
             'Adopt': grpc.unary_unary_rpc_method_handler(
                     servicer.Adopt,
+                    request_deserializer=amino__v1_dot_kernel__pb2.KernelCommand.FromString,
+                    response_serializer=amino__v1_dot_kernel__pb2.KernelAnswer.SerializeToString,
+            ),
+            'Convert': grpc.unary_unary_rpc_method_handler(
+                    servicer.Convert,
                     request_deserializer=amino__v1_dot_kernel__pb2.KernelCommand.FromString,
                     response_serializer=amino__v1_dot_kernel__pb2.KernelAnswer.SerializeToString,
             ),
@@ -235,6 +251,33 @@ class Kernel:
             request,
             target,
             '/amino.v1.Kernel/Adopt',
+            amino__v1_dot_kernel__pb2.KernelCommand.SerializeToString,
+            amino__v1_dot_kernel__pb2.KernelAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Convert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Kernel/Convert',
             amino__v1_dot_kernel__pb2.KernelCommand.SerializeToString,
             amino__v1_dot_kernel__pb2.KernelAnswer.FromString,
             options,

@@ -7,6 +7,90 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class BeginDecisionRequest(_message.Message):
+    __slots__ = ("transaction", "cohorts", "resource")
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    COHORTS_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    transaction: str
+    cohorts: _containers.RepeatedScalarFieldContainer[str]
+    resource: str
+    def __init__(self, transaction: _Optional[str] = ..., cohorts: _Optional[_Iterable[str]] = ..., resource: _Optional[str] = ...) -> None: ...
+
+class DecideRequest(_message.Message):
+    __slots__ = ("transaction", "revision", "wish")
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    WISH_FIELD_NUMBER: _ClassVar[int]
+    transaction: str
+    revision: int
+    wish: str
+    def __init__(self, transaction: _Optional[str] = ..., revision: _Optional[int] = ..., wish: _Optional[str] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("transaction", "outcome", "revision", "cohorts", "resource")
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COHORTS_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    transaction: str
+    outcome: str
+    revision: int
+    cohorts: _containers.RepeatedScalarFieldContainer[str]
+    resource: str
+    def __init__(self, transaction: _Optional[str] = ..., outcome: _Optional[str] = ..., revision: _Optional[int] = ..., cohorts: _Optional[_Iterable[str]] = ..., resource: _Optional[str] = ...) -> None: ...
+
+class DecisionsRequest(_message.Message):
+    __slots__ = ("resource",)
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    resource: str
+    def __init__(self, resource: _Optional[str] = ...) -> None: ...
+
+class DecisionList(_message.Message):
+    __slots__ = ("decisions",)
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    decisions: _containers.RepeatedCompositeFieldContainer[Decision]
+    def __init__(self, decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ...) -> None: ...
+
+class AcquireLockRequest(_message.Message):
+    __slots__ = ("lock", "holder", "ttl_s", "wait_s", "timeout_s")
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    lock: str
+    holder: str
+    ttl_s: float
+    wait_s: float
+    timeout_s: float
+    def __init__(self, lock: _Optional[str] = ..., holder: _Optional[str] = ..., ttl_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class HeldLockRequest(_message.Message):
+    __slots__ = ("lock", "holder", "token", "timeout_s")
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    lock: str
+    holder: str
+    token: int
+    timeout_s: float
+    def __init__(self, lock: _Optional[str] = ..., holder: _Optional[str] = ..., token: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class LockGrant(_message.Message):
+    __slots__ = ("token", "holder", "waiting", "waited_s")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    holder: str
+    waiting: int
+    waited_s: float
+    def __init__(self, token: _Optional[int] = ..., holder: _Optional[str] = ..., waiting: _Optional[int] = ..., waited_s: _Optional[float] = ...) -> None: ...
+
 class Empty(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -121,14 +205,16 @@ class ReplicaLocation(_message.Message):
     def __init__(self, id: _Optional[str] = ..., server: _Optional[str] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class GroupLocation(_message.Message):
-    __slots__ = ("epoch", "replicas", "primary")
+    __slots__ = ("epoch", "replicas", "primary", "children")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaLocation]
     primary: str
-    def __init__(self, epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaLocation, _Mapping]]] = ..., primary: _Optional[str] = ...) -> None: ...
+    children: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaLocation, _Mapping]]] = ..., primary: _Optional[str] = ..., children: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Method(_message.Message):
     __slots__ = ("name", "readonly", "idempotent", "inline", "asynchronous")
@@ -197,20 +283,56 @@ class DeleteRequest(_message.Message):
     def __init__(self, microservice: _Optional[str] = ..., name: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
 
 class MoveRequest(_message.Message):
-    __slots__ = ("microservice", "name", "server", "replica", "why", "timeout_s")
+    __slots__ = ("microservice", "name", "server", "replica", "why", "timeout_s", "path")
     MICROSERVICE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SERVER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     microservice: str
     name: str
     server: str
     replica: str
     why: str
     timeout_s: float
-    def __init__(self, microservice: _Optional[str] = ..., name: _Optional[str] = ..., server: _Optional[str] = ..., replica: _Optional[str] = ..., why: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    path: str
+    def __init__(self, microservice: _Optional[str] = ..., name: _Optional[str] = ..., server: _Optional[str] = ..., replica: _Optional[str] = ..., why: _Optional[str] = ..., timeout_s: _Optional[float] = ..., path: _Optional[str] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("microservice", "name", "shards", "replicas", "timeout_s")
+    MICROSERVICE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    microservice: str
+    name: str
+    shards: int
+    replicas: int
+    timeout_s: float
+    def __init__(self, microservice: _Optional[str] = ..., name: _Optional[str] = ..., shards: _Optional[int] = ..., replicas: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class ChangeRequest(_message.Message):
+    __slots__ = ("spec", "microservice", "dry_run", "timeout_s")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    MICROSERVICE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    spec: MicroserviceSpec
+    microservice: str
+    dry_run: bool
+    timeout_s: float
+    def __init__(self, spec: _Optional[_Union[MicroserviceSpec, _Mapping]] = ..., microservice: _Optional[str] = ..., dry_run: _Optional[bool] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class ChangeReply(_message.Message):
+    __slots__ = ("location", "changes")
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    location: Location
+    changes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, location: _Optional[_Union[Location, _Mapping]] = ..., changes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FindRequest(_message.Message):
     __slots__ = ("class_path", "name_prefix", "label", "server", "region", "state", "application", "after", "limit")
@@ -276,18 +398,20 @@ class FindReply(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[MicroserviceInfo, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Replica(_message.Message):
-    __slots__ = ("id", "server", "incarnation", "confirmed", "source")
+    __slots__ = ("id", "server", "incarnation", "confirmed", "source", "doubted")
     ID_FIELD_NUMBER: _ClassVar[int]
     SERVER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DOUBTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     server: str
     incarnation: int
     confirmed: bool
     source: str
-    def __init__(self, id: _Optional[str] = ..., server: _Optional[str] = ..., incarnation: _Optional[int] = ..., confirmed: _Optional[bool] = ..., source: _Optional[str] = ...) -> None: ...
+    doubted: bool
+    def __init__(self, id: _Optional[str] = ..., server: _Optional[str] = ..., incarnation: _Optional[int] = ..., confirmed: _Optional[bool] = ..., source: _Optional[str] = ..., doubted: _Optional[bool] = ...) -> None: ...
 
 class Migration(_message.Message):
     __slots__ = ("source", "target", "why")
@@ -300,7 +424,7 @@ class Migration(_message.Message):
     def __init__(self, source: _Optional[str] = ..., target: _Optional[_Union[Replica, _Mapping]] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("phase", "epoch", "version", "replicas", "primary", "in_sync", "move", "leftovers", "constructed", "ineligible", "deaths", "explanation", "reason", "store_id")
+    __slots__ = ("phase", "epoch", "version", "replicas", "primary", "in_sync", "move", "leftovers", "constructed", "ineligible", "deaths", "explanation", "reason", "store_id", "kind", "wanted", "min_in_sync", "children", "report", "generation", "changing", "regions", "preferred_region", "devices")
     class IneligibleEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +460,16 @@ class Group(_message.Message):
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    MIN_IN_SYNC_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CHANGING_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    PREFERRED_REGION_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     phase: str
     epoch: int
     version: int
@@ -350,7 +484,17 @@ class Group(_message.Message):
     explanation: _containers.ScalarMap[str, str]
     reason: str
     store_id: str
-    def __init__(self, phase: _Optional[str] = ..., epoch: _Optional[int] = ..., version: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., primary: _Optional[str] = ..., in_sync: _Optional[_Iterable[str]] = ..., move: _Optional[_Union[Migration, _Mapping]] = ..., leftovers: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., constructed: _Optional[bool] = ..., ineligible: _Optional[_Mapping[str, str]] = ..., deaths: _Optional[_Mapping[str, int]] = ..., explanation: _Optional[_Mapping[str, str]] = ..., reason: _Optional[str] = ..., store_id: _Optional[str] = ...) -> None: ...
+    kind: str
+    wanted: int
+    min_in_sync: int
+    children: _containers.RepeatedScalarFieldContainer[str]
+    report: str
+    generation: int
+    changing: bool
+    regions: _containers.RepeatedScalarFieldContainer[str]
+    preferred_region: str
+    devices: bool
+    def __init__(self, phase: _Optional[str] = ..., epoch: _Optional[int] = ..., version: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., primary: _Optional[str] = ..., in_sync: _Optional[_Iterable[str]] = ..., move: _Optional[_Union[Migration, _Mapping]] = ..., leftovers: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., constructed: _Optional[bool] = ..., ineligible: _Optional[_Mapping[str, str]] = ..., deaths: _Optional[_Mapping[str, int]] = ..., explanation: _Optional[_Mapping[str, str]] = ..., reason: _Optional[str] = ..., store_id: _Optional[str] = ..., kind: _Optional[str] = ..., wanted: _Optional[int] = ..., min_in_sync: _Optional[int] = ..., children: _Optional[_Iterable[str]] = ..., report: _Optional[str] = ..., generation: _Optional[int] = ..., changing: _Optional[bool] = ..., regions: _Optional[_Iterable[str]] = ..., preferred_region: _Optional[str] = ..., devices: _Optional[bool] = ...) -> None: ...
 
 class Description(_message.Message):
     __slots__ = ("id", "spec", "created_at", "groups", "slot", "slot_leader", "state", "explanation", "checkpoints")
@@ -469,12 +613,14 @@ class CordonRequest(_message.Message):
     def __init__(self, server: _Optional[str] = ..., cordon: _Optional[bool] = ..., why: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("server", "timeout_s")
+    __slots__ = ("server", "timeout_s", "why")
     SERVER_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
     server: str
     timeout_s: float
-    def __init__(self, server: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    why: str
+    def __init__(self, server: _Optional[str] = ..., timeout_s: _Optional[float] = ..., why: _Optional[str] = ...) -> None: ...
 
 class DrainReply(_message.Message):
     __slots__ = ("moved", "left")
@@ -518,6 +664,14 @@ class ApplicationRequest(_message.Message):
     args: _containers.RepeatedCompositeFieldContainer[_value_pb2.Value]
     kwargs: _containers.MessageMap[str, _value_pb2.Value]
     def __init__(self, name: _Optional[str] = ..., entry: _Optional[_Union[MicroserviceSpec, _Mapping]] = ..., args: _Optional[_Iterable[_Union[_value_pb2.Value, _Mapping]]] = ..., kwargs: _Optional[_Mapping[str, _value_pb2.Value]] = ...) -> None: ...
+
+class EventsRequest(_message.Message):
+    __slots__ = ("after", "wait_s")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    wait_s: float
+    def __init__(self, after: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
 
 class EventInfo(_message.Message):
     __slots__ = ("revision", "kind", "at", "microservice", "server", "text")

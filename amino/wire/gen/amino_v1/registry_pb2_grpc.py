@@ -54,6 +54,16 @@ class RegistryStub:
                 request_serializer=amino__v1_dot_registry__pb2.MoveRequest.SerializeToString,
                 response_deserializer=amino__v1_dot_registry__pb2.Location.FromString,
                 _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/amino.v1.Registry/Scale',
+                request_serializer=amino__v1_dot_registry__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.Location.FromString,
+                _registered_method=True)
+        self.Change = channel.unary_unary(
+                '/amino.v1.Registry/Change',
+                request_serializer=amino__v1_dot_registry__pb2.ChangeRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.ChangeReply.FromString,
+                _registered_method=True)
         self.Find = channel.unary_unary(
                 '/amino.v1.Registry/Find',
                 request_serializer=amino__v1_dot_registry__pb2.FindRequest.SerializeToString,
@@ -116,8 +126,43 @@ class RegistryStub:
                 _registered_method=True)
         self.Events = channel.unary_unary(
                 '/amino.v1.Registry/Events',
-                request_serializer=amino__v1_dot_registry__pb2.Empty.SerializeToString,
+                request_serializer=amino__v1_dot_registry__pb2.EventsRequest.SerializeToString,
                 response_deserializer=amino__v1_dot_registry__pb2.EventList.FromString,
+                _registered_method=True)
+        self.AcquireLock = channel.unary_unary(
+                '/amino.v1.Registry/AcquireLock',
+                request_serializer=amino__v1_dot_registry__pb2.AcquireLockRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.LockGrant.FromString,
+                _registered_method=True)
+        self.RenewLock = channel.unary_unary(
+                '/amino.v1.Registry/RenewLock',
+                request_serializer=amino__v1_dot_registry__pb2.HeldLockRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.LockGrant.FromString,
+                _registered_method=True)
+        self.ReleaseLock = channel.unary_unary(
+                '/amino.v1.Registry/ReleaseLock',
+                request_serializer=amino__v1_dot_registry__pb2.HeldLockRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.Empty.FromString,
+                _registered_method=True)
+        self.BeginDecision = channel.unary_unary(
+                '/amino.v1.Registry/BeginDecision',
+                request_serializer=amino__v1_dot_registry__pb2.BeginDecisionRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.Decision.FromString,
+                _registered_method=True)
+        self.Decide = channel.unary_unary(
+                '/amino.v1.Registry/Decide',
+                request_serializer=amino__v1_dot_registry__pb2.DecideRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.Decision.FromString,
+                _registered_method=True)
+        self.Decisions = channel.unary_unary(
+                '/amino.v1.Registry/Decisions',
+                request_serializer=amino__v1_dot_registry__pb2.DecisionsRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.DecisionList.FromString,
+                _registered_method=True)
+        self.EndDecision = channel.unary_unary(
+                '/amino.v1.Registry/EndDecision',
+                request_serializer=amino__v1_dot_registry__pb2.DecideRequest.SerializeToString,
+                response_deserializer=amino__v1_dot_registry__pb2.Empty.FromString,
                 _registered_method=True)
 
 
@@ -148,6 +193,20 @@ class RegistryServicer:
 
     def Move(self, request, context):
         """Migrates a replica, live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scale(self, request, context):
+        """Changes how many shards or replicas there are, live; returns once it is so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Change(self, request, context):
+        """Changes managers, their options, code, placement, labels or what to do on loss of a running microservice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,6 +303,55 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcquireLock(self, request, context):
+        """Takes a distributed lock, or waits for it; token 0 if somebody else has it. Idempotent by holder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLock(self, request, context):
+        """Begins a new TTL for a held lock.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLock(self, request, context):
+        """Frees a held lock; one that is not held under that token is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginDecision(self, request, context):
+        """Creates the decision of a two-phase commit, pending. Idempotent by transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decide(self, request, context):
+        """Commits or aborts unless that was decided before, and tells what is decided. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decisions(self, request, context):
+        """Lists the decisions that are pending or not yet carried out everywhere, of one resource.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDecision(self, request, context):
+        """Removes a commit that every cohort has made durable. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -266,6 +374,16 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Move,
                     request_deserializer=amino__v1_dot_registry__pb2.MoveRequest.FromString,
                     response_serializer=amino__v1_dot_registry__pb2.Location.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=amino__v1_dot_registry__pb2.ScaleRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.Location.SerializeToString,
+            ),
+            'Change': grpc.unary_unary_rpc_method_handler(
+                    servicer.Change,
+                    request_deserializer=amino__v1_dot_registry__pb2.ChangeRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.ChangeReply.SerializeToString,
             ),
             'Find': grpc.unary_unary_rpc_method_handler(
                     servicer.Find,
@@ -329,8 +447,43 @@ def add_RegistryServicer_to_server(servicer, server):
             ),
             'Events': grpc.unary_unary_rpc_method_handler(
                     servicer.Events,
-                    request_deserializer=amino__v1_dot_registry__pb2.Empty.FromString,
+                    request_deserializer=amino__v1_dot_registry__pb2.EventsRequest.FromString,
                     response_serializer=amino__v1_dot_registry__pb2.EventList.SerializeToString,
+            ),
+            'AcquireLock': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireLock,
+                    request_deserializer=amino__v1_dot_registry__pb2.AcquireLockRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.LockGrant.SerializeToString,
+            ),
+            'RenewLock': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLock,
+                    request_deserializer=amino__v1_dot_registry__pb2.HeldLockRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.LockGrant.SerializeToString,
+            ),
+            'ReleaseLock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLock,
+                    request_deserializer=amino__v1_dot_registry__pb2.HeldLockRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.Empty.SerializeToString,
+            ),
+            'BeginDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginDecision,
+                    request_deserializer=amino__v1_dot_registry__pb2.BeginDecisionRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.Decision.SerializeToString,
+            ),
+            'Decide': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decide,
+                    request_deserializer=amino__v1_dot_registry__pb2.DecideRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.Decision.SerializeToString,
+            ),
+            'Decisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decisions,
+                    request_deserializer=amino__v1_dot_registry__pb2.DecisionsRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.DecisionList.SerializeToString,
+            ),
+            'EndDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDecision,
+                    request_deserializer=amino__v1_dot_registry__pb2.DecideRequest.FromString,
+                    response_serializer=amino__v1_dot_registry__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -441,6 +594,60 @@ class Registry:
             '/amino.v1.Registry/Move',
             amino__v1_dot_registry__pb2.MoveRequest.SerializeToString,
             amino__v1_dot_registry__pb2.Location.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/Scale',
+            amino__v1_dot_registry__pb2.ScaleRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.Location.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Change(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/Change',
+            amino__v1_dot_registry__pb2.ChangeRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.ChangeReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -790,8 +997,197 @@ class Registry:
             request,
             target,
             '/amino.v1.Registry/Events',
-            amino__v1_dot_registry__pb2.Empty.SerializeToString,
+            amino__v1_dot_registry__pb2.EventsRequest.SerializeToString,
             amino__v1_dot_registry__pb2.EventList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireLock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/AcquireLock',
+            amino__v1_dot_registry__pb2.AcquireLockRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.LockGrant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/RenewLock',
+            amino__v1_dot_registry__pb2.HeldLockRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.LockGrant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/ReleaseLock',
+            amino__v1_dot_registry__pb2.HeldLockRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/BeginDecision',
+            amino__v1_dot_registry__pb2.BeginDecisionRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decide(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/Decide',
+            amino__v1_dot_registry__pb2.DecideRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/Decisions',
+            amino__v1_dot_registry__pb2.DecisionsRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.DecisionList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/amino.v1.Registry/EndDecision',
+            amino__v1_dot_registry__pb2.DecideRequest.SerializeToString,
+            amino__v1_dot_registry__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""A key-value store, divided over servers by its deployment managers."""

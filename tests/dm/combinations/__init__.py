@@ -1,0 +1,1 @@
+"""Every stack of managers either works or is refused with a reason."""

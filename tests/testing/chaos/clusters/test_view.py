@@ -1,0 +1,39 @@
+"""What the view takes for whole, of documents and servers as etcd has them."""
+
+from __future__ import annotations
+
+from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument
+from amino.testing.chaos.clusters.view import _not_whole
+
+DEVICES = {"d1": 11, "d2": 12, "d3": 13}
+SERVERS = {"s1": 1, "s2": 2}
+
+
+def group(*places: str, devices: bool = False, wanted: int = 3) -> GroupDocument:
+    live = SERVERS | DEVICES
+    replicas = tuple(ReplicaDocument(f"r{name}", name, live[name], confirmed=True) for name in places)
+    return GroupDocument(
+        phase=Phase.ACTIVE,
+        replicas=replicas,
+        primary=replicas[0].id,
+        in_sync=tuple(one.id for one in replicas),
+        kind="replicated",
+        wanted=wanted,
+        min_in_sync=2,
+        devices=devices,
+    )
+
+
+def test_a_group_on_devices_is_whole_with_those_there_are() -> None:
+    """It has a replica on every device up to the number wanted; with fewer than must be in sync, servers stand in."""
+    assert not _not_whole(group("d1", "d2", "d3", devices=True), SERVERS | DEVICES, 3)
+    assert "2 of 3" in _not_whole(group("d1", "d2", devices=True), SERVERS | DEVICES, 3)
+    assert not _not_whole(group("d1", "s1", devices=True), {**SERVERS, "d1": 11}, 1)
+    assert not _not_whole(group("s1", "s2", devices=True), SERVERS, 0)
+    assert "1 of 3" in _not_whole(group("s1", devices=True), SERVERS, 0)
+
+
+def test_a_group_on_servers_does_not_wait_for_devices() -> None:
+    """With fewer servers than replicas are wanted it is whole, however many devices there are."""
+    assert not _not_whole(group("s1", "s2"), SERVERS | DEVICES, 3)
+    assert "1 of 3" in _not_whole(group("s1"), SERVERS | DEVICES, 3)
