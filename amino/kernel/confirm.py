@@ -185,9 +185,17 @@ class Confirmer:
     async def _settle(
         self, key: str, goal: GroupDocument, compares: Sequence[Compare], write: Sequence[Operation], replica: str
     ) -> int | None:
-        """Write ``write`` and be sure of the outcome; returns the revision, None if a compare does not hold."""
+        """Write ``write`` and be sure of the outcome; returns the revision, None if a compare does not hold.
+
+        Once an outcome is unknown it waits for the session to be valid again: the write may have landed, and giving up now would
+        leave a replica on record that a live server does not have. A session that is over ends the process.
+        """
         unknown_s = 0.0
-        while self._valid() and unknown_s < _UNKNOWN_S_MAX:
+        while unknown_s < _UNKNOWN_S_MAX and (self._valid() or unknown_s):
+            if not self._valid():
+                await sleep(_RETRY_S)
+                unknown_s += _RETRY_S
+                continue
             try:
                 result = await self._writer.write(compares, write)
                 if not result.succeeded:

@@ -9,12 +9,13 @@ from amino.contracts.services import GroupLocation, Location, PauseRequest, home
 from amino.dm import (
     DHT,
     AtLeastOnceRPC,
+    ConsensusRSM,
     ExplicitCheckpoint,
     ExplicitMigration,
     PeriodicCheckpoint,
     SerializableRPC,
 )
-from amino.errors import Conflict, OutcomeUnknown, StateLost, StoreFailed
+from amino.errors import Conflict, CoordinationUnavailable, OutcomeUnknown, StateLost, StoreFailed
 from amino.rpc.handshake import NodeInfo
 from amino.testing.simulation import simulate
 from amino.testing.simulation.checks import Watchtower
@@ -273,6 +274,36 @@ def test_scaling_while_the_cluster_is_paused_ends_at_its_time_out():
         assert await amino.aio(visits.count)("here") == 1
 
     simulate(main, 5)
+
+
+class _AnswerLost:
+    """A writer whose first write is done, without an answer, when the session begins to be in doubt for two seconds."""
+
+    def __init__(self, confirmer, loop):
+        self.real, self.loop, self.until = confirmer._writer, loop, None
+        confirmer._writer, confirmer._valid = self, lambda: self.until is None or loop.now >= self.until
+
+    async def write(self, compares, then):
+        result = await self.real.write(compares, then)
+        if self.until is None:
+            self.until = self.loop.now + 2.0
+            raise CoordinationUnavailable("no answer")
+        return result
+
+
+def test_a_placement_of_unknown_outcome_is_settled_once_the_session_is_valid_again():
+    """Seed 20 of dht-replicated: a server gave up a replica whose confirmation had landed, and lived: a group without a primary."""
+
+    async def main(cluster):
+        for server in cluster.servers.values():
+            _AnswerLost(server.kernel.server._confirmer, cluster.loop)
+        client = cluster.client()
+        spec = amino.spec(Visits, name="visits", dms=[AtLeastOnceRPC(), DHT(shards=1), ConsensusRSM()])
+        visits = await amino.aio(client.cluster.new)(spec)
+        with amino.deadline(20.0):
+            assert await amino.aio(visits.count)("here") == 1
+
+    simulate(main, 20)
 
 
 def test_scaling_that_is_overtaken_ends():
