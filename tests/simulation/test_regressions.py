@@ -306,6 +306,28 @@ def test_a_placement_of_unknown_outcome_is_settled_once_the_session_is_valid_aga
     simulate(main, 20)
 
 
+def test_a_replicated_group_goes_on_after_a_change_of_managers_was_given_up():
+    """Seed 32 of live-change: the primary took the document of the change given up for its dismissal, and nobody served."""
+
+    async def main(cluster):
+        client = cluster.client()
+        chain = [AtLeastOnceRPC(), ConsensusRSM()]
+        counter = await amino.aio(client.cluster.new)(amino.spec(Counter, name="hits", dms=chain))
+        assert await amino.aio(counter.add)() == 1
+        for server in cluster.servers.values():
+            server.kernel.access.down = True
+        with pytest.raises(StoreFailed):
+            await amino.aio(client.cluster.apply)(
+                amino.spec(Counter, name="hits", dms=[*chain, PeriodicCheckpoint(every=1)])
+            )
+        with amino.deadline(5.0):
+            assert await amino.aio(counter.add)() == 2
+        replicas = (await amino.aio(client.cluster.describe)("hits")).groups["/"].replicas
+        assert len([one for one in replicas if one.confirmed]) == 3
+
+    simulate(main, 32)
+
+
 def test_scaling_that_is_overtaken_ends():
     """Seed 1091 of dht-replicated: a slot leader waited without a pause for a number of shards that nobody wanted any more."""
 

@@ -355,7 +355,11 @@ def address_of(member: Member) -> ReplicaDocument:
 
 def view_of(document: GroupDocument, revision: int) -> View:
     """Return the part of the document that the machine obeys."""
-    members = tuple(Member(one.id, one.server, one.incarnation) for one in document.replicas if one.confirmed)
+    members = tuple(
+        Member(one.id, one.server, one.incarnation)
+        for one in document.replicas
+        if one.confirmed or one.source == "resume"  # it has been confirmed, and goes on after a change given up
+    )
     listed = {member.id for member in members}
     primary = document.primary if document.primary in listed else ""
     in_sync = tuple(one for one in document.in_sync if one in listed) if primary else ()
