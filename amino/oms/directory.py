@@ -307,8 +307,7 @@ class Directory:
     def learn(self, ms_id: str, path: str, document: GroupDocument | None, revision: int) -> None:
         """Take over this server's own successful write, before the watch reports it."""
         key = self._keys.group(slot_of(ms_id), ms_id, path)
-        record = self._groups.get(key)
-        if record is not None and record.mod_revision >= revision:
+        if self._groups.revision >= revision:  # this also tells what was deleted since; a missing record could not
             return
         own = self._own.get(key)
         if own is not None and own[1] >= revision:

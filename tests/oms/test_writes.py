@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument
-from amino.contracts.services import LocateRequest, MoveRequest
+from amino.contracts.services import DeleteRequest, LocateRequest, MoveRequest
 from amino.coordination.memory import Fate
 from amino.coordination.store import Delete, Put
 from amino.errors import Conflict, CoordinationUnavailable, NotExecuted, StateLost
@@ -138,6 +138,24 @@ def test_own_writes_are_seen_before_the_watch_tells() -> None:
             directory.learn(ms_id, "/", *newer)
             assert directory.group(ms_id) == newer
             assert ms_id in directory.hosted(newer.document.replicas[0].server, newer.document.replicas[0].incarnation)
+
+    run_virtual(main)
+
+
+def test_an_own_write_learned_late_does_not_bring_back_what_was_deleted() -> None:
+    """The answer to a write may come after the watch has told of the deletion that followed: the deletion stands."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, writes = await _led(world)
+            directory = world.servers["s1"].oms.directory
+            written = await writes.replace(ms_id, "/", found, machine.deleting(found.document))
+            await world.servers["s1"].registry.delete(DeleteRequest(microservice=ms_id))
+            await asyncio.sleep(1)
+            assert directory.ids() == []
+            directory.learn(ms_id, "/", written.document, written.revision)
+            assert directory.group(ms_id) is None
+            assert directory.ids() == []
 
     run_virtual(main)
 
