@@ -4,7 +4,8 @@ Owns creating the groups of shards, growing and shrinking one shard at a time, a
 own group to its machine, moving keys to the shards themselves (``resharding`` sends the messages), and deletion to
 ``group_machine``.
 Invariants: a shard leaves ``children`` only when its keys have gone; one change of shards at a time; names of shards are
-never used again; nobody but the leader knows of a shard before ``CHANGES`` names it (invariant 3).
+never used again; nobody but the leader knows of a shard before ``CHANGES`` names it, so that one that is lost before held
+nothing (invariant 3), and is replaced (docs/decisions/0016-groups-and-messages.md).
 Failure behaviour: as ``group_machine``: what cannot go on now is a ``Wait`` with its reason.
 """
 
@@ -102,7 +103,13 @@ def leaving(document: GroupDocument, names: Iterable[str]) -> list[str]:
 
 
 def _create(document: GroupDocument, children: Mapping[str, GroupDocument]) -> ShardStep:
-    """Make a microservice's first shards."""
+    """Make a microservice's first shards; one that is lost before they are all there is replaced."""
+    for name in document.children:
+        if _lost_once_made(children[name]):
+            number = str(next_number(document))
+            named = tuple(number if one == name else one for one in document.children)
+            why = f"shard {name} was lost before all were made; shard {number} takes its place"
+            return _write(document, why, {USED: _used(named, document)}, children=named)
     unready = [name for name in document.children if not children[name].constructed]
     if unready:
         return Wait(f"shards {', '.join(unready)} are being made")
@@ -111,12 +118,19 @@ def _create(document: GroupDocument, children: Mapping[str, GroupDocument]) -> S
 
 
 def _admit(document: GroupDocument, child: GroupDocument, added: str) -> ShardStep:
-    """Have keys move to a shard that is there and can keep them."""
+    """Have keys move to a shard that is there and can keep them; make another if it is lost, for it has none yet."""
+    if _lost_once_made(child):
+        return _add(document, f"shard {added} was lost before it had a key")
     if state_of(child) != "active":
         return Wait(f"shard {added} is being made; it is {state_of(child)} {child.reason}".rstrip())
     before = document.children
     transition = Transition(before, (*before, added), document.epoch + 1)
     return _write(document, f"shard {added} takes keys", {CHANGES: encode_transition(transition), ADDED: b""})
+
+
+def _lost_once_made(child: GroupDocument) -> bool:
+    """Return whether a shard was made and is lost. One that could not be made would fail again, and again."""
+    return child.phase == Phase.LOST and child.constructed
 
 
 def _go_on(document: GroupDocument, children: Mapping[str, GroupDocument], transition: Transition) -> ShardStep:

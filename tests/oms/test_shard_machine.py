@@ -139,6 +139,19 @@ def test_no_shard_hears_of_a_new_one_before_it_can_keep_keys() -> None:
     assert not settled(step.document)
 
 
+def test_a_shard_that_is_lost_before_it_has_a_key_is_replaced() -> None:
+    """Under another name, and what is left of it goes; once a change of shards names it, it may have keys, and is waited for."""
+    document, children = _growing(phase=Phase.LOST)
+    document, done = _run(document, children)
+    assert done == ["create 4", "remove 3", "move 0,1,2 to 0,1,2,4"]
+    assert settled(document)
+    document, children = _growing()
+    step = next_step(document, children)
+    assert isinstance(step, Write)
+    children["3"] = _child(phase=Phase.LOST)
+    assert isinstance(next_step(step.document, children), Wait)
+
+
 def test_a_shard_that_cannot_be_made_is_not_tried_for_ever_and_can_be_given_up() -> None:
     """Its constructor would fail again; scaling back takes it away."""
     document, children = _growing(phase=Phase.LOST, constructed=False, reason="ZeroDivisionError")
@@ -150,6 +163,18 @@ def test_a_shard_that_cannot_be_made_is_not_tried_for_ever_and_can_be_given_up()
     assert settled(back)
     grown, done = _run(msgspec.structs.replace(back, wanted=4), children)
     assert grown.children == ("0", "1", "2", "4")
+
+
+def test_a_first_shard_that_is_lost_before_the_creation_is_acknowledged_is_replaced() -> None:
+    """Nobody knows of a microservice that is being created: nothing of it can be lost."""
+    children = {"0": _child(), "1": _child(phase=Phase.LOST), "2": _child(made=False)}
+    document = _root(3)
+    step = next_step(document, children)
+    assert isinstance(step, Write)
+    document, done = _run(step.document, {**children, "2": _child()})
+    assert done == ["create 3", "remove 1"]
+    assert document.children == ("0", "3", "2")
+    assert document.phase == Phase.ACTIVE
 
 
 def test_a_change_under_way_goes_on_before_a_shard_that_was_being_made() -> None:

@@ -1,10 +1,12 @@
 """What simulations have found, each as a scenario of its own."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 import amino
+from amino.contracts.documents import GroupDocument, decode
 from amino.contracts.services import GroupLocation, Location, PauseRequest, home_of
 from amino.dm import (
     DHT,
@@ -343,6 +345,49 @@ def test_scaling_that_is_overtaken_ends():
         assert len(found.children) == found.wanted
 
     simulate(main, 1091)
+
+
+def _lose_first_of(cluster, path):
+    """Switch off the machine of a shard's only replica as soon as that is confirmed, once; returns what was switched off."""
+    lost = []
+
+    def committed(_revision, events):
+        for event in events:
+            key = event.record.key
+            if lost or not event.record.value or not key.startswith(cluster.keys.groups_prefix):
+                continue
+            document = decode(event.record.value, GroupDocument, key)
+            if cluster.keys.parse_group(key).path == path and document.constructed:
+                lost.append(cluster.servers[document.replicas[0].server])
+                lost[0].crash_machine()
+
+    cluster.etcd.on_commit.append(committed)
+    return lost
+
+
+def test_a_shard_that_is_lost_before_it_has_a_key_is_made_again():
+    """A shard added under ConsensusRSM lost its only replica before the second had joined, and the change never ended."""
+
+    async def main(cluster):
+        client = cluster.client()
+        chain = [AtLeastOnceRPC(), DHT(shards=1), ConsensusRSM()]
+        visits = await amino.aio(client.cluster.new)(amino.spec(Visits, name="visits", dms=chain))
+        with amino.deadline(20.0):
+            for number in range(20):
+                await amino.aio(visits.count)(f"key{number}")
+        lost = _lose_first_of(cluster, "/1")
+        with contextlib.suppress(OutcomeUnknown):  # who was asked may be who is lost
+            await amino.aio(client.cluster.scale)(visits, shards=2, timeout_s=10.0)
+        await asyncio.sleep(10.0)
+        assert len(lost) == 1
+        found = (await amino.aio(client.cluster.describe)("visits")).groups
+        assert set(found) == {"/", "/0", "/2"}  # names are never used again
+        assert found["/"].children == ("0", "2")
+        with amino.deadline(20.0):
+            for number in range(20):
+                assert await amino.aio(visits.count)(f"key{number}") == 2
+
+    simulate(main, 40)
 
 
 def test_a_subscriber_outlives_a_checkpoint_store_that_fails():
