@@ -277,6 +277,19 @@ class Directory:
         record, own = self._groups.get(key), self._own.get(key)
         return max(record.mod_revision if record is not None else 0, own[1] if own is not None else 0)
 
+    async def compare(self, ms_id: str, path: str = ROOT) -> None:
+        """Compare what is known of a group with etcd; if the watch has lost an event, all groups are listed anew soon.
+
+        Raises:
+            CoordinationUnavailable: etcd does not answer.
+        """
+        key = self._keys.group(slot_of(ms_id), ms_id, path)
+        record = await self._store.get(key)
+        known = self._groups.get(key)
+        revision = record.mod_revision if record is not None else 0
+        if revision != (known.mod_revision if known is not None else 0) and revision <= self._groups.revision:
+            self._groups.relist_soon()
+
     def ids(self, slot: int | None = None) -> list[str]:
         """Return the ids of all microservices (of one slot), in order."""
         prefix = self._keys.groups_prefix if slot is None else self._keys.groups_of_slot(slot)

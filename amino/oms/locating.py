@@ -4,7 +4,7 @@ Owns turning documents into locations, names into ids, and the wait for somethin
 leaders.
 Invariants: only confirmed replicas on live incarnations are named; a state that cannot be called raises why.
 Failure behaviour: ``NotFound``, ``StateLost``, ``Quarantined`` with the remedy; ``NotExecuted`` (not ready) while nothing
-serves.
+serves. An event that etcd's watch has lost is noticed when a caller waits in vain.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from amino.aio.clock import Clock
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, Phase
 from amino.contracts.services import GroupLocation, LocateRequest, Location, ReplicaLocation
-from amino.errors import Invalid, NotExecuted, NotFound, Quarantined, StateLost
+from amino.errors import CoordinationUnavailable, Invalid, NotExecuted, NotFound, Quarantined, StateLost
 from amino.ids import ROOT
 from amino.oms.directory import Directory, Found
 from amino.oms.group_machine import REPLICATED, SHARDS
@@ -24,6 +24,9 @@ from amino.oms.records import Records
 from amino.oms.writes import Writes
 
 NAMES_MAX = 4096
+DOUBT_EVERY_S = 0.1
+"""Pause between two looks at etcd for callers who wait in vain, of a server, whatever they wait for."""
+DOUBT_S = 0.5
 
 
 class Locator:
@@ -39,6 +42,7 @@ class Locator:
         self._writes = writes
         self._clock = clock
         self._names: OrderedDict[str, str] = OrderedDict()
+        self._doubted_at = -DOUBT_EVERY_S
 
     async def locate(self, request: LocateRequest) -> Location:
         """See ``Registry.locate``."""
@@ -57,6 +61,8 @@ class Locator:
                 _raise_if_all_are_lost(ms_id, {path: one for path, one in groups.items() if path != ROOT})
                 serves = any(self.serves(one.document) for one in groups.values())
                 stale = self._is_stale(request, groups)  # raises if a group that is asked for cannot be called
+                if remaining_s <= 0 and (stale or not serves):
+                    await self._doubt(ms_id, request.stale)
                 if serves and (remaining_s <= 0 or not stale):
                     return self.location(ms_id, record, found)
                 if remaining_s <= 0:
@@ -78,6 +84,17 @@ class Locator:
                 return found, record
             found = await self._writes.read(ms_id)  # managers were changed, and the watch has not reported it yet
         return None, None
+
+    async def _doubt(self, ms_id: str, stale: dict[str, int]) -> None:
+        """A caller has no use for what is known here: now and then look whether an event was lost, for its next attempt."""
+        now = self._clock.monotonic()
+        if now - self._doubted_at < DOUBT_EVERY_S:
+            return
+        self._doubted_at = now
+        with contextlib.suppress(CoordinationUnavailable, TimeoutError):
+            async with asyncio.timeout(DOUBT_S):
+                for path in sorted({ROOT, *stale} & {ROOT, *self._directory.paths(ms_id)}):
+                    await self._directory.compare(ms_id, path)
 
     async def group(self, ms_id: str) -> Found | None:
         """Return a microservice's group document, also if the watch has not reported it yet.

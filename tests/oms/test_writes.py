@@ -180,6 +180,31 @@ def test_a_final_answer_is_never_an_old_one() -> None:
     run_virtual(main)
 
 
+def test_an_event_that_the_watch_lost_does_not_keep_callers_waiting() -> None:
+    """Seed 5703 of two-phase: a server told callers for 15 s that an object was being placed, which had long been there."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            ms_id, found, _ = await _led(world)
+            here = found.document.replicas[0]
+            target, asked = (name for name in world.servers if name != here.server)
+            other = world.servers[asked]
+            other.store.faults.lose_event = lambda event: True
+            await world.servers[target].registry.move(MoveRequest(microservice=ms_id, server=target))
+            await asyncio.sleep(0.1)
+            other.store.faults.lose_event = lambda event: False
+            request = LocateRequest(
+                microservice=ms_id,
+                stale={"/": found.document.epoch},
+                stale_incarnation=(here.server, here.incarnation),
+                wait_s=0.5,
+            )
+            answers = [(await other.registry.locate(request)).groups["/"].replicas[0].server for _ in range(2)]
+            assert answers == [here.server, target]
+
+    run_virtual(main)
+
+
 def test_a_server_that_came_a_moment_ago_is_found() -> None:
     """A move to it is not refused because the slot's leader has not heard of it yet."""
 
