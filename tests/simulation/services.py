@@ -1,5 +1,7 @@
 """Classes that the simulated servers of these tests run."""
 
+import asyncio
+
 import amino
 
 
@@ -10,6 +12,10 @@ class Counter:
     def add(self, n=1):
         self.value += n
         return self.value
+
+    async def add_slowly(self, seconds):
+        await asyncio.sleep(seconds)
+        return self.add()
 
     @amino.readonly
     def get(self):

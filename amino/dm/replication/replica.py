@@ -330,15 +330,21 @@ class Replica(ServerBase):
             self._context.spawn(self._append_late(payload, digest, committed), "append late")
 
     async def _append_late(self, payload: bytes, digest: int, committed: Committed) -> None:
-        """Append once this is the primary of a new epoch, which began while the method ran; until then nobody runs."""
+        """Append once this is the primary of a new epoch, which began while the method ran; until then nobody runs.
+
+        Its caller waits no longer than another primary is named. The state does: it took no entries since, so it is what it
+        was whenever this becomes the primary again, and the log it follows on has not gone on without it.
+        """
         driver = self._driver
         driver.unlogged = True
         self._gate.release_quiet()  # who comes now is refused rather than kept waiting
-        while not driver.deposed:
+        while not driver.stopped and not driver.discarded:
             changed = driver.watch()
             if driver.append(payload, digest, committed):
                 driver.unlogged = False
                 return
+            if driver.deposed:
+                self._tell_unlogged(committed)
             await self._wait(changed, self._context.clock.monotonic() + TICK_S)
         self._tell_unlogged(committed)
 
