@@ -323,6 +323,11 @@ def aborted(document: GroupDocument) -> GroupDocument:
     )
 
 
+def turned_down(document: GroupDocument, server: str, reason: str) -> GroupDocument:
+    """Return ``document`` with its move given up, because ``server`` (name@incarnation) cannot have it."""
+    return aborted(msgspec.structs.replace(document, ineligible={**document.ineligible, server: reason}))
+
+
 def switched(document: GroupDocument) -> GroupDocument:
     """Return ``document`` after its move: the target serves at a new epoch, the source is left to be dropped.
 

@@ -8,7 +8,7 @@ Failure behaviour: what cannot be moved stays where it is, and the error says wh
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 
 from amino.contracts.documents import (
@@ -24,17 +24,20 @@ from amino.contracts.services import (
 from amino.errors import (
     AminoError,
     CodeUnavailable,
+    Conflict,
     Invalid,
     NoEligibleServer,
     NotExecuted,
     NotFound,
     OutcomeUnknown,
 )
+from amino.ids import ROOT
 from amino.oms import group_machine as machine
 from amino.oms import replica_machine
 from amino.oms.devices import may_shrink
 from amino.oms.directory import Found
-from amino.oms.editing import PAUSE_S_MAX, Editing
+from amino.oms.editing import Editing
+from amino.oms.placement import incarnation_key
 
 TRANSFER_TIMEOUT_S = 60.0
 
@@ -49,16 +52,15 @@ class Moves(Editing):
             NotFound: there is none, or no such server. NoEligibleServer: nowhere to go, or the server asked for cannot have it.
             Invalid: a manager keeps it in place, or the replica named is not its.
             NotExecuted: it is not active now, or could not be sealed in time; it stays where it is.
-            CodeUnavailable: time ran out while servers that cannot load it were tried.
+            CodeUnavailable: time ran out while servers that cannot have it were tried.
         """
         until = self._clock.monotonic() + request.timeout_s
         while True:
             try:
                 return await self._move_once(request, until)
-            except CodeUnavailable:  # choose again
+            except CodeUnavailable:  # that is on record now, with the reason: choose again
                 if self._clock.monotonic() >= until:
                     raise
-                await asyncio.sleep(PAUSE_S_MAX)
 
     async def _move_once(self, request: MoveRequest, until: float) -> Found:
         leader, ms_id = self._leader, request.microservice
@@ -222,6 +224,13 @@ class Moves(Editing):
         try:
             async with leader.commands.to(ms_id, source, TRANSFER_TIMEOUT_S) as kernel:
                 await kernel.transfer(request)
+        except CodeUnavailable as problem:  # it cannot load the class, or its class is older than the state
+            where = incarnation_key(target.server, target.incarnation)
+            with contextlib.suppress(Conflict):
+                await leader.writes.replace(
+                    ms_id, ROOT, found, machine.turned_down(found.document, where, str(problem))
+                )
+            return problem
         except AminoError as problem:
             error = problem
         except TimeoutError:

@@ -346,6 +346,25 @@ def test_a_move_to_a_server_that_cannot_have_it_is_refused() -> None:
     run_virtual(main)
 
 
+def test_a_move_to_a_server_that_turns_out_unable_to_have_it_is_refused_alike() -> None:
+    """Whether the server was asked before makes no difference: it is not eligible, and the refusal says why."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2", "s3")
+            world.behaviour["shop:Rare"] = unloadable_at("s2")
+            ms_id = (await world.create(cls="shop:Rare", placement=_not("s2"))).microservice
+            world.behaviour["shop:Rare"] = unloadable_at("s1", "s3")
+            for _ in range(2):
+                target = "s1" if world.home(ms_id).name == "s3" else "s3"
+                with pytest.raises(NoEligibleServer, match=f"No module named 'shop' at {target}"):
+                    await world.servers["s2"].registry.move(MoveRequest(microservice=ms_id, server=target))
+            await world.settled()
+            assert world.home(ms_id).name != target
+
+    run_virtual(main)
+
+
 def test_a_hung_constructor_does_not_block_deletion() -> None:
     """While a constructor hangs, its creator hears that it goes on, and the microservice can be deleted."""
 
