@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 
 from amino.aio.tasks import TaskOwner
 from amino.checkpoint.collector import UNKNOWN_HORIZON_S
-from amino.contracts.decisions import PENDING, DecisionDocument
+from amino.contracts.decisions import COMMITTED, PENDING, DecisionDocument
 from amino.contracts.documents import Manifest, ReplicaDocument, decode
 from amino.contracts.services import Empty, Fence, KernelCaller, ReplicaInfo, RetireRequest
 from amino.coordination.keys import Keys
@@ -153,11 +153,22 @@ class Housekeeping:
                     await self._leader.blobs.delete_checkpoints(ms_id)
 
     async def _sweep_decisions(self) -> None:
-        """Remove pending decisions whose initiators are long gone, which aborts: always safe."""
+        """Remove decisions that nobody ends.
+
+        Pending ones whose initiators are long gone (which aborts: always safe), and commits whose cohorts have all been deleted,
+        so that none is left to be told, or could be restored.
+        """
         records, _ = await self._store.list(self._keys.decisions_prefix)
         seen, self._undecided = self._undecided, {}
         for record in records:
             document = decode(record.value, DecisionDocument, record.key)
+            if document.outcome == COMMITTED:
+                cohorts = {cohort.partition("/")[0] for cohort in document.cohorts}
+                if not any(self._directory.group(ms_id) for ms_id in cohorts):
+                    gone = [absent(self._keys.microservice(slot_of(ms_id), ms_id)) for ms_id in sorted(cohorts)]
+                    await self._leader.writes.delete_if(
+                        [unchanged(record.key, record.mod_revision), *gone], [record.key]
+                    )
             if document.outcome != PENDING or document.resource:
                 continue
             rounds = self._undecided[record.key] = seen.get(record.key, 0) + 1

@@ -11,6 +11,7 @@ from amino.coordination.keys import Keys
 from amino.coordination.memory import MemoryStore
 from amino.coordination.memory_etcd import MemoryEtcd
 from amino.coordination.store import Delete, Put
+from amino.ids import slot_of
 from amino.oms.housekeeping import UNDECIDED_ROUNDS, Housekeeping
 
 
@@ -48,3 +49,21 @@ async def test_only_what_stays_pending_for_long_is_removed():
     assert len(await names_in(store, keys)) == 4
     await house._sweep_decisions()
     assert await names_in(store, keys) == ["bank", "done", "new"]
+
+
+async def test_a_commit_goes_with_the_last_of_its_cohorts():
+    """One that lost its state may be restored with its promise: only what is deleted needs no decision (seed 5868)."""
+    ids = {"a", "b"}
+    store, keys, house = house_of(ids)
+    for ms_id in ids:
+        await store.txn([], [Put(keys.microservice(slot_of(ms_id), ms_id), b"record")])
+    await store.txn([], [Put(keys.decision("done"), encode(DecisionDocument(COMMITTED, ("a/", "b/0"))))])
+    ids.remove("a")
+    await house._sweep_decisions()
+    assert await names_in(store, keys) == ["done"]
+    ids.remove("b")  # as this server sees it; the record says otherwise
+    await house._sweep_decisions()
+    assert await names_in(store, keys) == ["done"]
+    await store.txn([], [Delete(keys.microservice(slot_of(ms_id), ms_id)) for ms_id in ("a", "b")])
+    await house._sweep_decisions()
+    assert await names_in(store, keys) == []
