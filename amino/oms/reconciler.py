@@ -38,6 +38,7 @@ class Reconciler:
         self.led = led
         self._paused = False
         self._members: dict[str, int] = {}
+        self._untold: dict[int, tuple[str, int]] = {}
         self.work = Worklist(self._look, self._wanted, random=random)
         self._tasks = TaskOwner("reconciler")
         self._turn = 0
@@ -65,6 +66,9 @@ class Reconciler:
         self.led.add(slot)
         for ms_id in self._directory.ids(slot):
             self.work.add(ms_id)
+        lost = self._untold.pop(slot, None)
+        if lost is not None and self._directory.led_before.get(slot) == lost:
+            self._tell_lost(*lost)
 
     async def slot_lost(self, slot: int) -> None:
         """We do not lead ``slot`` any more, or will not in a moment: stop acting for it."""
@@ -93,8 +97,13 @@ class Reconciler:
             if slot_of(ms_id) in self.led:
                 self.work.add(ms_id)
         if slot_of(name) in self.led:
-            self._leader.events.add("server-lost", server=name, text=f"incarnation {incarnation}")
-            self._tasks.spawn(self._tell_how_lost(name, incarnation), f"how {name} was lost")
+            self._tell_lost(name, incarnation)
+        else:  # who leads that slot tells; if that was the lost one itself, whoever comes after it
+            self._untold[slot_of(name)] = name, incarnation
+
+    def _tell_lost(self, name: str, incarnation: int) -> None:
+        self._leader.events.add("server-lost", server=name, text=f"incarnation {incarnation}")
+        self._tasks.spawn(self._tell_how_lost(name, incarnation), f"how {name} was lost")
 
     async def _tell_how_lost(self, name: str, incarnation: int) -> None:
         """Note it if a server was fenced: its session ended, and nothing proves that its process did."""

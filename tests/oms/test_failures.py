@@ -13,6 +13,7 @@ from amino.contracts.services import (
     CordonRequest,
     DeleteRequest,
     DrainRequest,
+    EventsRequest,
     MoveRequest,
     PauseRequest,
 )
@@ -71,6 +72,29 @@ def test_a_server_without_tombstone_is_told_to_stop_first() -> None:
             await world.settled()
             assert home.kernel.commands[-1] == "fence"
             assert world.home(ms_id) is not home
+
+    run_virtual(main)
+
+
+def test_every_loss_is_told_once_whoever_led_the_slot_of_its_name() -> None:
+    """The history has each lost server, also one that led the slot of its own name, which is then told by its successor."""
+
+    async def main(clock):
+        async with World(clock) as world:
+            await world.add("s1", "s2", "s3", "s4")
+            own = [each for each in world.servers.values() if slot_of(each.name) in each.oms.reconciler.led]
+            others = [each for each in world.servers.values() if each not in own]
+            assert own
+            assert others
+            lost = [own[0], others[0]]
+            for victim in lost:
+                victim.die()
+                await world.until(lambda victim=victim: victim.name not in world.other_than(*lost).oms.directory.live)
+                await world.elected()
+            await asyncio.sleep(10)  # virtual
+            events = (await world.other_than(*lost).registry.events(EventsRequest())).events
+            told = [event.server for event in events if event.kind == "server-lost"]
+            assert told == [victim.name for victim in lost]
 
     run_virtual(main)
 
