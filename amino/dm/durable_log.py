@@ -96,6 +96,7 @@ class DurableLog(ServerBase):
         if self._queue.is_part(call.request):
             return await forward(call)
         if call.flags & PROVISIONAL:  # it changes a copy that is in no snapshot; what it saw must be synced
+            await self._be_safe(call)
             try:
                 return await forward(call)
             finally:
@@ -178,6 +179,17 @@ class DurableLog(ServerBase):
             raise OutcomeUnknown(f"{call.method} ran; whether it survives is unknown: {error}") from error
 
     # --- going on with a new log -----------------------------------------------------------------------------------
+
+    async def _be_safe(self, call: Call) -> None:
+        """Have a log that works, or fail before a transaction's ``call`` runs: afterwards its transaction would stay open."""
+        if not self._unsafe:
+            return
+        await self._queue.enter(call)
+        try:
+            if self._unsafe:  # nobody saw to it meanwhile
+                await self._go_on(call)
+        finally:
+            self._queue.leave()
 
     async def _go_on(self, call: Call) -> None:
         """Have a log to which ``call`` can be appended, and a checkpoint of what only memory holds."""

@@ -12,7 +12,7 @@ import pytest
 import amino
 from amino.dm import DurableTransactions
 from amino.dm.durable_log import DurableLog
-from amino.errors import TransactionAborted
+from amino.errors import StoreFailed, TransactionAborted
 from tests.dm import durable_world
 from tests.dm.transactions.world import Account, World
 from tests.kernel.world import serving
@@ -91,6 +91,31 @@ async def test_conflicts_are_judged_as_without_a_log(tmp_path: Path) -> None:
             await first.call("add", 2)
         assert world.target.instance.balance == 112
         assert (await world.recovered()).balance == 112
+
+
+async def test_after_a_full_disk_transactions_go_on(tmp_path: Path) -> None:
+    """While nothing can be made durable no transaction begins, none is left open, and with room they are back by themselves.
+
+    Found by the matrix of chaos: each began, ran its first call, failed and stayed open, up to the bound; and as calls of
+    transactions never asked for a new log, an object that takes nothing else never got one.
+    """
+    async with Durable(tmp_path) as world:
+        client = world.client()
+        async with client.transaction():
+            await client.call("add", 10)
+        world.kept.files.full = True
+        with pytest.raises(StoreFailed, match="kept in memory"):
+            async with client.transaction():
+                await client.call("add", 5)
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="was not run"):
+                async with client.transaction():
+                    await client.call("add", 1)
+        assert not world.component._open
+        world.kept.files.full = False
+        async with client.transaction():
+            assert await client.call("add", 2) == 117
+        assert (await world.recovered()).balance == 117
 
 
 def test_the_log_stands_further_out(tmp_path: Path) -> None:
