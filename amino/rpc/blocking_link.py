@@ -26,7 +26,7 @@ from amino.rpc.handshake import FEATURE_BLOCKING, NodeInfo, decode_hello, encode
 from amino.rpc.link import keep_alive
 from amino.rpc.port import Reply
 from amino.rpc.tls import client_hello, explain, identity_of, is_tls, wants_tls
-from amino.wire.frames import MAGIC, FrameKind, FrameParser, OwnedBytes, decode_error, encode_frame
+from amino.wire.frames import MAGIC, NEVER_BEGUN, FrameKind, FrameParser, OwnedBytes, decode_error, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,6 +311,8 @@ class BlockingLink:
                     return frame
                 if frame[0] == FrameKind.GOAWAY:
                     self.reusable = False
+                    if frame[1] & NEVER_BEGUN:
+                        raise unreachable(self._address, decode_error(frame[3]).message)
 
     def _read(self, deadline: float) -> bytes:
         """Return what has come, at most ``_CHUNK_BYTES``."""

@@ -22,7 +22,7 @@ from amino.rpc.handshake import NodeInfo, decode_hello, encode_hello, judge
 from amino.rpc.link import LinkCounters, LinkProtocol, stable
 from amino.rpc.port import Reply
 from amino.rpc.tls import client_hello, explain, identity_of, is_tls, wants_tls
-from amino.wire.frames import MAGIC, FrameKind, FrameParser, decode_error, encode_frame
+from amino.wire.frames import MAGIC, NEVER_BEGUN, FrameKind, FrameParser, decode_error, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,6 +141,7 @@ class ClientLink(LinkProtocol):
         self._writable: asyncio.Event = asyncio.Event()
         self._writable.set()
         self._leaving = False
+        self._never_begun = False
         self.on_push: Callable[[int, bytes], None] | None = None
         self.on_lost: Callable[[ClientLink], None] | None = None
 
@@ -321,7 +322,7 @@ class ClientLink(LinkProtocol):
                 if self.on_push is not None:
                     self.on_push(flags, head)
             else:
-                self._on_control(kind, head)
+                self._on_control(kind, flags, head)
         if self._leaving and not pending:
             self.abort(self.close_reason)
         if len(frames) == 1:
@@ -329,7 +330,7 @@ class ClientLink(LinkProtocol):
         self._loop.call_soon(self._uncork)  # several callers wake first: their next requests leave in one write
         return True
 
-    def _on_control(self, kind: int, head: bytes) -> None:
+    def _on_control(self, kind: int, flags: int, head: bytes) -> None:
         if kind == FrameKind.WELCOME and self._peer is None:
             self._welcome(head)
         elif kind == FrameKind.REFUSED:
@@ -337,7 +338,8 @@ class ClientLink(LinkProtocol):
         elif kind == FrameKind.GOAWAY:
             self._leaving = True
             self.close_reason = decode_error(head).message
-            if not self._pending:
+            self._never_begun = bool(flags & NEVER_BEGUN)
+            if self._never_begun or not self._pending:
                 self.abort(self.close_reason)
         else:
             self._answer_ping(kind)
@@ -387,7 +389,8 @@ class ClientLink(LinkProtocol):
         pending, self._pending = self._pending, {}
         for future, _ in pending.values():
             if not future.done():
-                future.set_exception(unknown(self.address, self.close_reason))
+                ended = unreachable if self._never_begun else unknown
+                future.set_exception(ended(self.address, self.close_reason))
         if self.on_lost is not None:
             self.on_lost(self)
 

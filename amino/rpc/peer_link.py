@@ -20,6 +20,7 @@ from amino.rpc.limits import LIMITS, LinkLimits
 from amino.rpc.link import LinkCounters
 from amino.rpc.server_link import PeerLink
 from amino.rpc.tls import check_listen
+from amino.wire.frames import NEVER_BEGUN
 
 if TYPE_CHECKING:
     import ssl
@@ -189,7 +190,7 @@ class PeerListener:
         """Stop accepting; close all links once idle, or after ``grace_s`` seconds. Idempotent.
 
         Callers are told to send no more requests; running ones are still answered within the grace, and so is what was
-        on its way when they heard it (``FAREWELL_S``).
+        on its way when they heard it (``FAREWELL_S``). What comes later still was never begun, as a link's last frame tells.
         """
         server, self._server = self._server, None
         if server is not None:
@@ -205,6 +206,8 @@ class PeerListener:
                     break
                 await asyncio.sleep(0.005)  # an event would cost every reply
         for link in list(self._links):
+            if not link.in_flight:
+                link.go_away(stopping, NEVER_BEGUN)  # nothing is read any more: close follows at once
             link.close()
         if self._links:
             self._emptied.clear()

@@ -298,10 +298,14 @@ class PeerLink(LinkProtocol):
         if self._peer is None and self.is_open:
             self._refuse(Invalid(f"no handshake within {self._limits.hello_s:g} s; connect with an Amino client"))
 
-    def go_away(self, error: AminoError) -> None:
-        """Tell the peer to send no more requests here; running ones are still answered."""
+    def go_away(self, error: AminoError, flags: int = 0) -> None:
+        """Tell the peer to send no more requests here; running ones are still answered.
+
+        Args:
+            error: why. flags: ``NEVER_BEGUN`` if nothing runs and nothing will be read any more.
+        """
         if self._peer is not None and self.is_open:
-            self._send(encode_frame(FrameKind.GOAWAY, 0, 0, encode_error(error)))
+            self._send(encode_frame(FrameKind.GOAWAY, flags, 0, encode_error(error)))
 
     def close(self) -> None:
         """Close once everything sent so far has left."""

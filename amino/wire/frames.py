@@ -80,6 +80,13 @@ class FrameKind(IntEnum):
     CANCEL = 11
 
 
+NEVER_BEGUN = 1
+"""Flag of ``GOAWAY``: the sender began no request on this link that it has not answered, and never will.
+
+As the last stream of HTTP/2's GOAWAY (RFC 9113, section 6.8). Who does not know it takes it for a ``GOAWAY`` like any other.
+"""
+
+
 class Status(IntEnum):
     """How a request was answered."""
 

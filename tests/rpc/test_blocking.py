@@ -18,13 +18,13 @@ import uvloop
 
 from amino.aio.clock import RealClock
 from amino.aio.mode import drive
-from amino.errors import NotExecuted, OutcomeUnknown
+from amino.errors import Invalid, NotExecuted, OutcomeUnknown
 from amino.rpc.handshake import NodeInfo, encode_hello
 from amino.rpc.limits import LinkLimits
 from amino.rpc.peer_link import PeerListener
 from amino.rpc.peer_transport import PeerTransport
 from amino.rpc.port import Inbound, Reply
-from amino.wire.frames import MAGIC, Frame, FrameKind, FrameParser, encode_frame
+from amino.wire.frames import MAGIC, NEVER_BEGUN, Frame, FrameKind, FrameParser, encode_error, encode_frame
 from tests.rpc.worlds import CALL, LIMITS, echo
 
 
@@ -243,6 +243,29 @@ def test_a_request_that_left_whole_is_unknown_when_the_server_hangs_up(transport
     server = RawServer(lambda opened: read_frames(opened, 1) and None)
     with pytest.raises(OutcomeUnknown, match="closed the connection"):
         call(transport, server.address, b"gone")
+    server.close()
+
+
+@pytest.mark.parametrize("on_loop", [False, True], ids=["thread", "loop"])
+def test_a_request_that_a_stopping_server_never_began_is_not_executed(transport: PeerTransport, on_loop: bool) -> None:
+    """It came after all others were answered: the server's last word is that it did not run, so that callers may repeat it."""
+
+    def stops(opened: socket.socket) -> None:
+        read_frames(opened, 1)
+        why = encode_error(Invalid("server 's1' is stopping; call another"))
+        opened.sendall(b"".join(encode_frame(FrameKind.GOAWAY, 0, 0, why)))
+        opened.sendall(b"".join(encode_frame(FrameKind.GOAWAY, NEVER_BEGUN, 0, why)))
+
+    async def on_a_loop() -> None:
+        caller = PeerTransport("caller", "simulated", limits=LIMITS)
+        try:
+            await caller.request(server.address, CALL, b"late", timeout_s=20)
+        finally:
+            await caller.aclose()
+
+    server = RawServer(stops)
+    with pytest.raises(NotExecuted, match="is stopping"):
+        asyncio.run(on_a_loop()) if on_loop else call(transport, server.address, b"late")
     server.close()
 
 

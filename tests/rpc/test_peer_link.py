@@ -17,7 +17,7 @@ from amino.rpc.handshake import Hello, NodeInfo, encode_hello
 from amino.rpc.limits import LinkLimits
 from amino.rpc.peer_link import PeerListener
 from amino.rpc.port import Inbound
-from amino.wire.frames import MAGIC, FrameKind, FrameParser, Status, decode_error, encode_frame
+from amino.wire.frames import MAGIC, NEVER_BEGUN, FrameKind, FrameParser, Status, decode_error, encode_frame
 from tests.rpc.worlds import CALL, LIMITS, World, echo, in_world, until
 
 
@@ -416,3 +416,22 @@ def test_limits_that_contradict_are_refused(change: dict, wanted: str) -> None:
     """A limit that breaks a relation names itself."""
     with pytest.raises(Invalid, match=wanted):
         dataclasses.replace(LIMITS, **change)
+
+
+@in_world
+async def test_the_last_word_of_a_link_says_whether_anything_unanswered_was_begun(world: World) -> None:
+    """A listener that closes says so to peers of whom nothing runs; a peer whose request runs must not hear it."""
+    seen: list[Inbound] = []
+    listener = await world.listen(seen.append)
+    idle, busy = [await RawPeer.welcomed(world, listener.address) for _ in range(2)]
+    busy.send(CALL, 1, b"runs")
+    await until(lambda: bool(seen))
+    await listener.aclose(grace_s=0.01)
+    first, last = await idle.frame(), await idle.frame()
+    assert [(kind, flags) for kind, flags, *_ in (first, last)] == [
+        (FrameKind.GOAWAY, 0),
+        (FrameKind.GOAWAY, NEVER_BEGUN),
+    ]
+    assert (await busy.frame())[:2] == (FrameKind.GOAWAY, 0)
+    await idle.ended()
+    await busy.ended()

@@ -322,3 +322,24 @@ async def test_a_posted_request_is_answered_where_the_answer_is_read(world: Worl
         await until(lambda: len(answers) == 2)
         assert answers == [b"broken", b"two"]
     assert (await transport.request(listener.address, CALL, b"later", timeout_s=5)).head == b"later"
+
+
+@pytest.mark.parametrize("world", ["peer-asyncio", "peer-uvloop", "peer-unix"], indirect=True)
+@in_world
+async def test_a_request_that_a_stopping_server_has_not_read_is_not_executed(world: World) -> None:
+    """It is on its way when the server, where nothing runs, closes: it was never begun, and its caller may repeat it."""
+    seen: list[bytes] = []
+
+    def serve(inbound: Inbound) -> None:
+        seen.append(inbound.head)
+        echo(inbound)
+
+    listener = await world.listen(serve)
+    transport = world.transport()
+    await transport.request(listener.address, CALL, b"first", timeout_s=5)
+    late = asyncio.ensure_future(transport.request(listener.address, CALL, b"late", timeout_s=5))
+    await asyncio.sleep(0)  # it has left, and nobody has looked yet what came
+    await listener.aclose()
+    with pytest.raises(NotExecuted, match="is stopping"):
+        await late
+    assert seen == [b"first"]
