@@ -256,12 +256,15 @@ def attach(
 @app.command()
 def matrix(
     results: Annotated[Path, typer.Option(help="File of results; what has a verdict there is not run again.")] = Path(
-        "build/matrix.json"
+        "docs/reports/matrix.json"
     ),
     page: Annotated[Path, typer.Option(help="The page that is made of all results.")] = Path("docs/guarantees.md"),
     only: Annotated[
         list[str] | None,
         typer.Option(help="Only cells whose topology/manager/fault holds this text. Repeatable: any of them."),
+    ] = None,
+    again: Annotated[
+        list[str] | None, typer.Option(help="Run cells with this verdict (late, violated, held) once more. Repeatable.")
     ] = None,
     topology: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all that can be used here.")] = None,
     seconds: Annotated[float, typer.Option(help="Under faults, of each run.", min=10.0)] = 40.0,
@@ -282,9 +285,13 @@ def matrix(
     if unknown:
         raise Invalid(f"no topology {', '.join(sorted(unknown))}; there are {', '.join(TOPOLOGIES)}")
     chosen = {one: shapes[one] for one in topology or usable}
+    strange = set(again or ()) - set(cells.VERDICTS)
+    if strange:
+        raise Invalid(f"no verdict {', '.join(sorted(strange))}; there are {', '.join(cells.VERDICTS)}")
     found = cells.run(
-        chosen, results, only=only or (), together=together, seconds=seconds, seed=seed, jobs=jobs, minutes=minutes
-    )
+        chosen, results, only=only or (), again=again or (), together=together, seconds=seconds, seed=seed, jobs=jobs,
+        minutes=minutes,
+    )  # fmt: skip
     page.write_text(guarantees.page(found, shapes), encoding="utf-8")
     violated = [one for one in found.cells.values() if one.verdict in ("violated", "late")]
     Console(highlight=False).print(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from amino.testing.chaos.faults import Shape
 from chaos.bounds import bound_of
 from chaos.claims import Claim, claims
-from chaos.matrix import Cell, Results, keys
+from chaos.matrix import VERDICTS, Cell, Results, keys
 
 _HEAD = """# Guarantees, as they were seen to hold
 
@@ -85,7 +85,7 @@ def _summary(
             mine = [cell for (at, manager, _), cell in cells.items() if (at, manager) == (topology, name)]
             count = Counter(cell.verdict for cell in mine)
             all_ = sum((at, manager) == (topology, name) for at, manager, _ in wanted)
-            told = [f"{count[one]} {one}" for one in ("held", "late", "violated", "not judged") if count[one]]
+            told = [f"{count[one]} {one}" for one in VERDICTS if count[one]]
             row.append(f"{', '.join(told) or 'not run'} of {all_}")
         lines.append(f"| [{name}](#{name.lower()}) | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 Owns which cells there are, what is run for them, and the file of results. Leaves a run to ``python -m chaos run`` in a process of its
 own, the page to ``guarantees``.
 Invariants: managers and faults are those of the registries; a cell that has a verdict is not run again, unless
-its chain is another now; the file is whole at any time.
+its chain is another now, or it is asked for; the file is whole at any time.
 Failure behaviour: a run that breaks down leaves its cells as not judged, with the reason, and they are run again next time.
 """
 
@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from rich.console import Console
@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOW_S = 240.0
 """What a run may take beyond its seconds under faults."""
 NOT_JUDGED = "could not judge"
+CellVerdict = Literal["held", "late", "violated", "not judged"]
+VERDICTS: tuple[CellVerdict, ...] = get_args(CellVerdict)
 OF_THE_RUN = {"run", "rest", "faults", "workers"}
 """Verdicts about the run itself: with one of these its cells say nothing; a fault that did not happen is not counted, that is all."""
 
@@ -48,13 +50,14 @@ class Cell(msgspec.Struct, omit_defaults=True):
         verdict: ``held``; ``violated``: a judge saw something; ``late``: held, and unavailable for longer than its bound;
             ``not judged``. text: the judge and what it saw.
         faults: how many happened. p50_s, worst_s: unavailability from their beginning; healed_s: the worst from when they were undone.
-        chain: the managers. operations: of the workload. judges: that found it good, or that did not. commit: of the sources. day: on which it was run.
+        chain: the managers. operations: of the workload. judges: that found it good, or that did not. commit: of the sources.
+        command: that shows it again; only where it did not hold. day: on which it was run.
     """
 
     manager: str
     fault: str
     topology: str
-    verdict: Literal["held", "violated", "late", "not judged"]
+    verdict: CellVerdict
     text: str = ""
     chain: str = ""
     faults: int = 0
@@ -96,10 +99,12 @@ class Results(msgspec.Struct):
             raise Invalid(f"{path} is not a file of the matrix: {error}; name another, or remove it") from error
 
     def save(self, path: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write it, whole or not at all: a line for each cell, in order, so that what a run changed can be read from a diff."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")
-        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self)))
+        head = msgspec.json.encode({"format": self.format, "ttl_s": self.ttl_s})
+        lines = [msgspec.json.encode({key: cell})[1:-1] for key, cell in sorted(self.cells.items())]
+        fresh.write_bytes(head[:-1] + b', "cells": {\n' + b",\n".join(lines) + b"\n}}\n")
         fresh.replace(path)
 
 
@@ -123,15 +128,21 @@ def keys(shape: Shape, there: Mapping[str, Claim]) -> list[tuple[str, str]]:
 
 
 def batches(
-    shapes: Mapping[str, Shape], results: Results, *, only: Sequence[str] = (), together: int = 5
+    shapes: Mapping[str, Shape],
+    results: Results,
+    *,
+    only: Sequence[str] = (),
+    again: Collection[str] = (),
+    together: int = 5,
 ) -> tuple[list[Batch], int]:
     """Return what is still to be run, and how many cells there are in all.
 
     Args:
         shapes: by topology. only: parts of the cells' names, ``topology/manager/fault``; a cell with any of them is meant.
-        together: how many managers share a run at most.
+        again: verdicts whose cells are run once more. together: how many managers share a run at most.
     """
     there, _ = claims()
+    stale = {"not judged", *again}
     waiting: dict[tuple[str, str], list[str]] = {}
     count = 0
     for topology, shape in shapes.items():
@@ -141,7 +152,7 @@ def batches(
                 continue
             count += 1
             known = results.cells.get(key)
-            if known is None or known.verdict == "not judged" or known.chain != there[manager].text:
+            if known is None or known.verdict in stale or known.chain != there[manager].text:
                 waiting.setdefault((topology, fault), []).append(manager)
     found = [
         Batch(topology, fault, tuple(managers[start : start + together]))
@@ -169,9 +180,7 @@ def cells_of(batch: Batch, record: RunRecord, ttl_s: float, commit: str, command
 
 def _cell(batch: Batch, claim: Claim, record: RunRecord, ttl_s: float, commit: str, command: str) -> Cell:
     mine = [one for one in record.verdicts if one.workload in ("", claim.name)]
-    cell = Cell(
-        claim.manager, batch.fault, batch.topology, "held", seconds=record.duration_s, commit=commit, command=command
-    )
+    cell = Cell(claim.manager, batch.fault, batch.topology, "held", seconds=record.duration_s, commit=commit)
     cell.chain = claim.text
     cell.operations = len(record.history(claim.name).operations)
     cell.judges = [one.judge for one in mine if one.judge not in OF_THE_RUN]
@@ -189,6 +198,7 @@ def _cell(batch: Batch, claim: Claim, record: RunRecord, ttl_s: float, commit: s
         cell.verdict, cell.text = "not judged", _told(rest[0])
     elif bound_of(batch.fault).broken(ttl_s, cell.p50_s, cell.worst_s, cell.healed_s):
         cell.verdict, cell.text = "late", f"promised: {bound_of(batch.fault).told(ttl_s)}"
+    cell.command = command if cell.verdict != "held" else ""
     return cell
 
 
@@ -213,6 +223,7 @@ def run(
     path: Path,
     *,
     only: Sequence[str] = (),
+    again: Collection[str] = (),
     together: int = 5,
     seconds: float = 40.0,
     seed: int = 1,
@@ -223,13 +234,13 @@ def run(
     """Run what has no verdict yet; returns all results, which ``path`` has, too, after each run.
 
     Args:
-        shapes: of the clusters, by topology. only, together: see ``batches``. seconds: under faults, each run.
+        shapes: of the clusters, by topology. only, again, together: see ``batches``. seconds: under faults, each run.
         jobs: runs at a time. minutes: after so many no further run begins; 0: all are run.
     """
     console = console if console is not None else Console(highlight=False, stderr=True)
     results = Results.load(path)
     results.ttl_s = next(iter(shapes.values())).ttl_s
-    waiting, count = batches(shapes, results, only=only, together=together)
+    waiting, count = batches(shapes, results, only=only, again=again, together=together)
     ends = time.monotonic() + 60.0 * minutes if minutes else float("inf")
     done = count - sum(len(one.managers) for one in waiting)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -122,6 +122,14 @@ def test_a_cell_of_another_chain_is_run_again():
     assert "Nothing of" in guarantees.page(results, SHAPES)
 
 
+def test_cells_with_a_verdict_are_run_again_when_asked_for():
+    """A late cell counts as done, until one asks for all that were late."""
+    late = Cell("DHT", "kill-kernel", "processes", "late", chain=CHAIN)
+    results = Results({late.key: late})
+    assert batches(SHAPES, results, only=[late.key])[0] == []
+    assert batches(SHAPES, results, only=[late.key], again=["late"])[0] == [Batch("processes", "kill-kernel", ("DHT",))]
+
+
 def test_a_batch_is_a_command():
     """The fault happens to what has most primaries, and to any other."""
     command = command_of(Batch("processes", "kill-kernel", ("DHT", "ConsensusRSM")), SHAPE, 3, 20.0)
@@ -152,10 +160,10 @@ def test_what_a_run_says_about_a_cell():
     """Held if all judges of its own and of the whole found it good; a run that broke down says nothing, a violation always does."""
     cell = cell_of()
     assert (cell.verdict, cell.faults, cell.p50_s, cell.worst_s, cell.healed_s) == ("held", 3, 0.2, 0.5, 0.1)
-    assert cell.chain == CHAIN
+    assert (cell.chain, cell.command) == (CHAIN, "")
     assert cell_of(Verdict("set", False, "lost", "set@other")).verdict == "held"
     bad = cell_of(Verdict("sessions and epochs", False, "went back"), Verdict("run", False, "broke down"))
-    assert (bad.verdict, bad.text) == ("violated", "sessions and epochs: went back")
+    assert (bad.verdict, bad.text, bad.command) == ("violated", "sessions and epochs: went back", "command")
     assert cell_of(Verdict("run", False, "broke down")).verdict == "not judged"
     assert cell_of(Verdict("set", False, "could not judge: no answer", "set@dht")).verdict == "not judged"
     assert cell_of(Verdict("faults", False, "1 of 4 did not happen")).verdict == "held"
@@ -210,6 +218,7 @@ def test_a_run_is_resumed(tmp_path: Path, monkeypatch):
     found = matrix.run(SHAPES, path, only=["DHT/"], seconds=20.0)
     assert len({(each.fault, each.managers) for each in asked}) == len(asked)
     assert Results.load(path) == found
+    assert len(path.read_text().splitlines()) == len(found.cells) + 2
     page = guarantees.page(found, SHAPES)
     assert "of commit abc" in page
     assert "| [DHT](#dht) |" in page
