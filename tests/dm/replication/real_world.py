@@ -7,8 +7,12 @@ from typing import Any
 
 import amino
 from amino.aio.mode import drive
+from amino.contracts import log_end
 from amino.contracts.documents import GroupDocument, ReplicaDocument
-from amino.contracts.services import EventInfo, EventsRequest
+from amino.contracts.log_end import LOG_END
+from amino.contracts.services import EventInfo, EventsRequest, Kernel, NotifyRequest
+from amino.rpc.peer_transport import PeerTransport
+from amino.rpc.system import proxy
 from amino.testing import FaultyNetwork, LocalCluster, LocalServer
 from tests.waiting import until
 
@@ -46,6 +50,18 @@ class World:
         found = drive(self.client._runtime.registry.call("events", EventsRequest(), timeout_s=5.0))
         events: tuple[EventInfo, ...] = found.events
         return events
+
+    def log_end(self, target: Any, replica: ReplicaDocument, manager: str) -> int:
+        """Return the number of the last entry in a replica's log; asked as a server would."""
+        address = next(one.record.address for one in self.client.servers() if one.record.name == replica.server)
+        transport = PeerTransport("test", self.client._runtime.transport.cluster, "server", "test")
+        kernel = proxy(transport, address, "kernel", Kernel, 5.0)  # type: ignore[type-abstract]
+        place = (target.__amino_reference__.microservice, "/")
+        try:
+            answer = drive(kernel.notify(NotifyRequest(*place, replica.id, manager, LOG_END), memoryview(b"")))
+        finally:
+            drive(transport.aclose())
+        return log_end.decode(answer.payload).entry
 
     def wait_whole(self, target: Any, replicas: int = 3, timeout_s: float = PATIENCE_S) -> GroupDocument:
         """Wait until so many replicas, on live servers, are in sync, and nothing else is listed."""
