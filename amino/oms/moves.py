@@ -31,7 +31,6 @@ from amino.errors import (
     NotFound,
     OutcomeUnknown,
 )
-from amino.ids import ROOT
 from amino.oms import group_machine as machine
 from amino.oms import replica_machine
 from amino.oms.devices import may_shrink
@@ -228,7 +227,7 @@ class Moves(Editing):
             where = incarnation_key(target.server, target.incarnation)
             with contextlib.suppress(Conflict):
                 await leader.writes.replace(
-                    ms_id, ROOT, found, machine.turned_down(found.document, where, str(problem))
+                    ms_id, path, found, machine.turned_down(found.document, where, str(problem))
                 )
             return problem
         except AminoError as problem:
