@@ -47,6 +47,19 @@ ETCD_USED = os.environ.get("AMINO_ETCD_BINARIES", "").partition(":")[0] or None
 CONTAINERS = 5
 """Kernel servers of a cluster of containers, at least."""
 
+
+def _ready(path: Path | None) -> Path | None:
+    """Make the folder of what is to be written when the run, of an hour perhaps, is over."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"{path} cannot be written: {error}; name a file in a folder of yours") from error
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder; name a file in it")
+    return path
+
+
 Seed = Annotated[
     int | None, typer.Option(help="Of faults, targets and operations; default: a new one, which is shown.")
 ]
@@ -54,7 +67,9 @@ Topology = Annotated[str, typer.Option(help="processes, or containers (needs Doc
 ReportFolder = Annotated[
     Path | None, typer.Option("--report", metavar="FOLDER", help="Write page, record and JUnit XML there.")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the record there.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the record there.", callback=_ready)
+]
 
 
 @app.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,18 @@ def test_the_scenarios_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert _exit_code(monkeypatch, "list") == 0
     told = capsys.readouterr().out
     assert all(name in told for name in command.SAMPLE)
+
+
+def test_where_the_record_goes_is_settled_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its folder is made; what cannot be written is refused at once, not after an hour."""
+    record = RunRecord("auto-restart", verdicts=[Verdict("linearizability", True, "seen")])
+    monkeypatch.setattr(command, "one_run", lambda *given: record)
+    found = tmp_path / "of" / "today" / "record.json"
+    assert _exit_code(monkeypatch, "run", "auto-restart", "--seed", "1", "--json", str(found)) == 0
+    assert RunRecord.load(found).scenario == "auto-restart"
+    monkeypatch.setattr(command, "one_run", lambda *given: pytest.fail("it was run"))
+    for wrong in (found / "below.json", found.parent):
+        assert _exit_code(monkeypatch, "run", "auto-restart", "--seed", "1", "--json", str(wrong)) == 2
+        assert "name a file" in " ".join(capsys.readouterr().err.split())

@@ -70,7 +70,7 @@ class KeyEvent(msgspec.Struct, omit_defaults=True):
 class Sample(msgspec.Struct):
     """Figures read at one moment, by name.
 
-    ``etcd keys`` (without its history), ``etcd events``, ``etcd bytes``; and of each server, ``s1 memory bytes``,
+    ``etcd keys`` (without its history), ``etcd events``, ``etcd bytes`` in use (its file shrinks only when defragmented); and of each server, ``s1 memory bytes``,
     ``s1 descriptors``, ``s1 tasks``, ``s1 objects``.
     """
 

@@ -41,7 +41,7 @@ FILLING = "/chaos-filling/"
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """What one member of etcd says of itself."""
+    """What one member of etcd says of itself; ``size_bytes`` are those in use, not those of its file."""
 
     index: int
     leads: bool
@@ -194,7 +194,11 @@ class ClusterView:
         header = status["header"]
         leads = status.get("leader") == header["member_id"]
         return MemberStatus(
-            index, leads, int(status.get("dbSize", 0)), int(header.get("revision", 0)), tuple(status.get("errors", ()))
+            index,
+            leads,
+            int(status.get("dbSizeInUse", 0)),
+            int(header.get("revision", 0)),
+            tuple(status.get("errors", ())),
         )
 
     async def leader(self) -> int:
