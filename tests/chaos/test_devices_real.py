@@ -37,7 +37,9 @@ async def test_devices_are_lost() -> None:
                 record = await nemesis.cause(make(nemesis.scene, kind, "primary"), 3.0)
                 assert record.verified, record.text
                 assert record.target in cluster.devices
-                assert not await view.unrest(2, devices=2)
+                assert not await view.await_rest(
+                    2, 30.0, devices=2
+                )  # the place of what came back may be changed once more
                 with amino.deadline(60.0):
                     assert await amino.aio(cells.read)("key") == kind
                 if kind == "kill-device":
