@@ -184,7 +184,7 @@ class Run:
             schedule = plan(self.scenario.faults, shape, self.record.seed, duration_s, gap_s=self.scenario.gap_s)
         self._display.phase("breaking it")
         nemesis = Nemesis(Scene(self.cluster, view), self.now, watcher=self._display)
-        self.record.faults = nemesis.records
+        self.record.faults, self.record.notes = nemesis.records, nemesis.notes
         scenario = self.scenario
         async with Workers(self._workloads, scenario.workers, self.record.seed, scenario.pause_s) as workers:
             with self._display.live(self._recorder, begin + duration_s):

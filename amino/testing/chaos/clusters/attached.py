@@ -122,6 +122,10 @@ class AttachedCluster:
         """See ``Cluster``."""
         return False
 
+    async def last_lines(self, server: str) -> str:  # noqa: ARG002 - as above
+        """See ``Cluster``."""
+        return ""
+
     async def drain(self, server: str) -> None:
         """See ``Cluster``."""
         raise Invalid(f"{server} belongs to somebody else; amino drain {server} does it")

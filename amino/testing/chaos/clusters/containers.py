@@ -32,7 +32,7 @@ from amino.testing.chaos.clusters.disk import Disk
 from amino.testing.chaos.clusters.disk import unusable as no_disk
 from amino.testing.chaos.clusters.memory import unusable as no_pressure
 from amino.testing.chaos.clusters.netfilter import Netfilter
-from amino.testing.chaos.clusters.port import CLIENTS, ETCD, Ability, Part, is_gone, kernel_of, labels_of
+from amino.testing.chaos.clusters.port import CLIENTS, ETCD, LOG_LINES, Ability, Part, is_gone, kernel_of, labels_of
 from amino.testing.chaos.clusters.view import ClusterView
 
 IMAGE = "amino:latest"
@@ -43,7 +43,6 @@ _FIRST_MEMBER, _FIRST_SERVER = 10, 20
 _STORE = "/var/lib/amino/store"
 _FOUND_FIRST = "/var/lib/amino/first"
 _INSIDE, _CLOCKS = "/var/lib/amino/inside", "/var/lib/amino/clocks"
-_LOG_LINES = 10
 _PREFIX = "amino-containers-"
 
 
@@ -436,8 +435,12 @@ class ContainerCluster:
             if await offload(self.state, name) == "exited":
                 break
             await asyncio.sleep(0.1)
-        log = await offload(functools.partial(self.container(name).logs, tail=_LOG_LINES))
-        raise ClusterUnavailable(f"server {name} did not come up; its log ends: {log.decode(errors='replace')}")
+        raise ClusterUnavailable(f"server {name} did not come up; its log ends: {await self.last_lines(name)}")
+
+    async def last_lines(self, server: str) -> str:
+        """See ``Cluster``."""
+        log: bytes = await offload(functools.partial(self.container(server).logs, tail=LOG_LINES))
+        return log.decode(errors="replace")
 
     async def drain(self, server: str) -> None:
         """See ``Cluster``."""

@@ -123,6 +123,10 @@ class Network(Protocol):
         """Return how often something was held back, lost or doubled between the two so far."""
 
 
+LOG_LINES = 40
+"""How much of a server's log is told."""
+
+
 class Cluster(Protocol):
     """A running cluster.
 
@@ -194,6 +198,9 @@ class Cluster(Protocol):
 
     def runs_release(self, server: str) -> bool:
         """Whether a server was last started as another release than the present one."""
+
+    async def last_lines(self, server: str) -> str:
+        """Return the end of a server's log, ``LOG_LINES`` lines; empty if it cannot be read."""
 
     async def drain(self, server: str) -> None:
         """Have a server hand over what it has and end; returns once it has ended."""

@@ -25,7 +25,7 @@ from amino.testing.chaos.clusters.devices import Devices
 from amino.testing.chaos.clusters.disk import Disk
 from amino.testing.chaos.clusters.disk import unusable as no_disk
 from amino.testing.chaos.clusters.memory import unusable
-from amino.testing.chaos.clusters.port import Ability, Part, labels_of
+from amino.testing.chaos.clusters.port import LOG_LINES, Ability, Part, labels_of
 from amino.testing.local_cluster import LocalCluster
 from amino.testing.proxy import FaultyNetwork
 
@@ -227,6 +227,15 @@ class ProcessCluster:
             await offload(self._carried.leave, server)
             return
         await amino.aio(self.local.server(server).drain)()
+
+    async def last_lines(self, server: str) -> str:
+        """See ``Cluster``."""
+        path = self.local.server(server).log_path
+        try:
+            text = await offload(functools.partial(path.read_text, errors="replace"))
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
 
     def fields(self, server: str) -> Mapping[str, Any]:
         """See ``Cluster``."""

@@ -316,7 +316,14 @@ def _not_whole(document: GroupDocument, live: dict[str, int], devices: int) -> s
     there = [one for one in document.replicas if one.confirmed and live.get(one.server) == one.incarnation]
     places = max(devices, document.min_in_sync) if document.devices else len(live) - devices
     if len(there) < len(document.replicas) or len(there) < min(document.wanted, places, len(live)):
-        return f"{len(there)} of {max(document.wanted, len(document.replicas))} replicas are there"
+        absent = ", ".join(
+            f"{one.id} on {one.server}@{one.incarnation}{'' if one.confirmed else ' not confirmed'}"
+            f"{'' if live.get(one.server) == one.incarnation else ', which is gone'}"
+            for one in document.replicas
+            if one not in there
+        )
+        count = f"{len(there)} of {max(document.wanted, len(document.replicas))} replicas are there"
+        return f"{count}; {absent}" if absent else count
     if document.kind == "replicated" and len(document.in_sync) < len(there):
         return f"{len(document.in_sync)} of {len(there)} replicas are in sync"
     return ""

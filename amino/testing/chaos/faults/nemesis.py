@@ -37,6 +37,7 @@ class Nemesis:
 
     Attributes:
         records: of what was caused, in order.
+        notes: where the cluster did not come to rest after one: what is missing, and how the logs of the servers end.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Nemesis:
     ) -> None:
         self.scene = scene
         self.records: list[FaultRecord] = []
+        self.notes: list[str] = []
         self._now = now
         self._watcher = watcher
         self._rest_s = rest_s
@@ -82,7 +84,19 @@ class Nemesis:
             cluster = self.scene.cluster
             wrong = await self.scene.view.await_rest(len(cluster.servers), self._rest_s, len(cluster.devices))
             self._tell(record, "rest" if not wrong else f"no rest: {wrong[0]}")
+            if wrong:
+                await self._note(record, wrong)
         return record
+
+    async def _note(self, record: FaultRecord, wrong: list[str]) -> None:
+        self.notes.append(f"{self._now():.1f} s: no rest after {record.kind} {record.target}: {'; '.join(wrong)}")
+        cluster = self.scene.cluster
+        for name in cluster.servers:
+            try:
+                log = await cluster.last_lines(name)
+            except (AminoError, OSError) as error:
+                log = f"it cannot be read: {error}"
+            self.notes.append(f"the log of {name} ends: {log}")
 
     async def _heal(self, fault: Fault, record: FaultRecord) -> None:
         try:

@@ -37,3 +37,8 @@ def test_a_group_on_servers_does_not_wait_for_devices() -> None:
     """With fewer servers than replicas are wanted it is whole, however many devices there are."""
     assert not _not_whole(group("s1", "s2"), SERVERS | DEVICES, 3)
     assert "1 of 3" in _not_whole(group("s1"), SERVERS | DEVICES, 3)
+
+
+def test_where_a_missing_replica_should_be_is_told() -> None:
+    """Its server, and whether that is another incarnation by now."""
+    assert "; rs2 on s2@2, which is gone" in _not_whole(group("s1", "s2"), {"s1": 1, "s2": 9}, 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from amino.errors import NotFound
 from amino.testing.chaos.clusters.port import Ability
 from amino.testing.chaos.faults import FAULTS, Nemesis, Scene, Shape, make
 from amino.testing.chaos.faults.fault import Fault, Together
@@ -52,6 +55,33 @@ async def test_when_a_fault_began(kind: type[Unfolding], began_s: float) -> None
     record = await nemesis.cause(kind(times), 0.0)
     assert record.verified
     assert (record.began_s, record.healed_s) == (began_s, 9.0)
+
+
+class Restless:
+    """A cluster of two servers, and its view: it never comes to rest, and one log cannot be read."""
+
+    servers, devices = ("s1", "s2"), ()
+
+    async def await_rest(self, _servers: int, _timeout_s: float, _devices: int) -> list[str]:
+        """Say what is missing."""
+        return ["ms/: 0 of 1 replicas are there"]
+
+    async def last_lines(self, server: str) -> str:
+        """Return the log of s1."""
+        if server == "s2":
+            raise NotFound("no container")
+        return "placing ms"
+
+
+async def test_why_there_is_no_rest_is_noted() -> None:
+    """What is missing, and how the log of each server ends, for whoever reads the report when the cluster is gone."""
+    there = Restless()
+    nemesis = Nemesis(SimpleNamespace(cluster=there, view=there), lambda: 7.0, rest_s=1.0)  # type: ignore[arg-type]
+    await nemesis.cause(Unfolding([7.0]), 0.0)
+    first, log, unreadable = nemesis.notes
+    assert first.endswith("ms/: 0 of 1 replicas are there")
+    assert log == "the log of s1 ends: placing ms"
+    assert "no container" in unreadable
 
 
 def test_several_at_once() -> None:
