@@ -16,9 +16,8 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from amino.node.flight_board import create_board, read_board
 from amino.node.health import Condition, HealthPort
 from amino.node.reports import Report, ServerDown, ServerServes
 from amino.node.service_manager import ServiceManager
+from amino.node.shared_folder import shared_folder
 
 _log = logging.getLogger("amino.supervisor")
 CHILD = (sys.executable, "-P", "-m", "amino.node.child")
@@ -392,15 +392,6 @@ def timing_of(config: ServerConfig) -> Timing:
         request_timeout_s=session.request_timeout_s,
         margin_s=session.margin_s,
     )
-
-
-@contextlib.contextmanager
-def shared_folder() -> Iterator[Path]:
-    """Make a folder for files shared by memory, in memory where the system has such a place; removed at the end."""
-    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
-    where = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="amino-", dir=where, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 async def supervise(
