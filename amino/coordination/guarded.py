@@ -5,7 +5,7 @@ guards themselves to the callers.
 Invariants: a caller's answer is the one its transaction would have had alone, at some moment after it was handed over;
 two writes that could see each other are never combined; the queue is bounded.
 Failure behaviour: a combined transaction whose compares fail, or that is refused, is repeated as its parts; one without
-an answer is ``CoordinationUnavailable`` (unknown) for each part; a full queue is ``Overloaded`` at once.
+an answer is ``CoordinationUnavailable`` (unknown) for each part, whatever ended it; a full queue is ``Overloaded`` at once.
 """
 
 from __future__ import annotations
@@ -178,6 +178,10 @@ class GuardedWriter:
             if len(batch.writes) == 1 or not await self._send_together(batch):
                 self.repeated += len(batch.writes) - 1
                 await asyncio.gather(*(self._send_alone(write) for write in batch.writes))
+        except BaseException as problem:  # a bug of the store's, or closing: nobody may wait for ever
+            for write in batch.writes:
+                _fail(write, CoordinationUnavailable(f"whether it was written is unknown: {problem!r}"))
+            raise
         finally:
             self._in_flight -= 1
             if len(batch.writes) >= BUSY:

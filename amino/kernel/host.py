@@ -92,7 +92,7 @@ class Host(Hosted):
     async def instantiate(self, request: InstantiateRequest) -> InstantiateReply:
         """See ``contracts.services.Kernel.instantiate``."""
         place = (request.microservice, request.path)
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "instantiate"):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is not None and target.replica == request.replica:
@@ -123,7 +123,7 @@ class Host(Hosted):
         Returns:
             What ``write`` returned; None also if a replica is here already. Then nothing new is left here.
         """
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "take"):
             self._check_session()
             if place in self._objects:
                 return None
@@ -159,11 +159,13 @@ class Host(Hosted):
             place, request.replica, request.document.epoch, request, joining=request.source == "join"
         )
         self._objects[place] = target
+        self._stages[place] = request.source
         try:
             if request.source == "construct":
                 await self._construct(target, request)
             elif request.source != "join":
                 await self._restore(target, request)
+            self._stages[place] = "confirming it"
             self._revisions[place] = await self._confirmer.confirm(
                 self._parts.group_key(*place), request.document, request.replica, request.fence, target.methods
             )
@@ -257,7 +259,9 @@ class Host(Hosted):
         await target.chain.on_create()
 
     async def _restore(self, target: KernelObject, request: InstantiateRequest) -> None:
-        newest = await self._contexts[target.microservice, target.path].checkpoints.newest()
+        place = target.microservice, target.path
+        self._stages[place] = "reading its checkpoint"
+        newest = await self._contexts[place].checkpoints.newest()
         if newest is None:
             if not request.document.constructed or request.record.spec.on_loss == "recreate":
                 await self._construct(target, request)
@@ -266,7 +270,9 @@ class Host(Hosted):
                 f"{request.microservice}{request.path} has no checkpoint in the store, though it was created: none "
                 "was taken, or this server sees another store; check that, or delete it"
             )
+        self._stages[place] = "rebuilding it"
         await self._parts.run(lambda: self._rebuild(target, newest[0]))
+        self._stages[place] = "recovering its managers"
         await target.chain.on_recover()
         if target.tables is not None:  # what was emitted after the checkpoint was taken is lost
             target.tables.begin_branch(target.epoch)
@@ -307,7 +313,7 @@ class Host(Hosted):
         move = request.document.move
         if move is None:
             raise Invalid(f"the transfer of {request.microservice} names no move; the sender's release is incompatible")
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "transfer"):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is None or target.replica != move.source:
@@ -357,7 +363,7 @@ class Host(Hosted):
         move = request.document.move
         if move is None or move.target.incarnation != self._around.incarnation:
             raise NotExecuted(f"{self._around.server} is not the target of this move", reason="fenced")
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "adopt"):
             self._check(place, request.fence)
             present = self._objects.get(place)
             if present is not None and present.replica == move.target.id and present.state == "serving":
@@ -381,18 +387,18 @@ class Host(Hosted):
     @whole
     async def convert(self, request: ConvertRequest) -> ConvertReply:
         """See ``contracts.services.Kernel.convert``."""
-        async with self._locks.hold((request.microservice, request.path)):
+        async with self._in_turn((request.microservice, request.path), "convert"):
             self._check((request.microservice, request.path), request.fence)
             if request.to_path == request.path:
                 return await convert(self, request)
-            async with self._locks.hold((request.microservice, request.to_path)):
+            async with self._in_turn((request.microservice, request.to_path), "convert"):
                 return await convert(self, request)
 
     @whole
     async def retire(self, request: RetireRequest) -> Empty:
         """See ``contracts.services.Kernel.retire``."""
         place = (request.microservice, request.path)
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "retire"):
             self._check(place, request.fence)
             target = self._objects.get(place)
             if target is not None and target.replica == request.replica:
@@ -476,7 +482,7 @@ class Host(Hosted):
         await asyncio.gather(*(self._end(place) for place in list(self._objects)))
 
     async def _end(self, place: tuple[str, str]) -> None:
-        async with self._locks.hold(place):
+        async with self._in_turn(place, "end"):
             await self._drop(place, destroy=False)
 
     # --- details ---------------------------------------------------------------------------------------------------

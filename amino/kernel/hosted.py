@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from amino import limits
 from amino.aio.keyed import KeyedLocks
+from amino.aio.overdue import told_if_overdue
 from amino.aio.tasks import TaskOwner
 from amino.errors import (
     NotExecuted,
@@ -24,6 +26,8 @@ from amino.kernel.running import Running
 from amino.kernel.wheel import TimerWheel
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from amino.contracts.services import (
         Fence,
     )
@@ -57,6 +61,7 @@ class Hosted:
         self._revisions: dict[tuple[str, str], int] = {}
         self._fences: dict[tuple[str, str], tuple[int, int]] = {}
         self._locks: KeyedLocks[tuple[str, str]] = KeyedLocks()
+        self._stages: dict[tuple[str, str], str] = {}  # how far the command that holds a lock got
         self.dispatcher: Dispatcher | None = None
         self.wheel = TimerWheel(self.find, self._handle_own, surroundings.clock)
         self.commands = TaskOwner(f"commands to {surroundings.server}")
@@ -79,6 +84,22 @@ class Hosted:
     def find(self, microservice: str, path: str) -> KernelObject | None:
         """Return the kernel object of a group's replica here, if any."""
         return self._objects.get((microservice, path))
+
+    @asynccontextmanager
+    async def _in_turn(self, place: tuple[str, str], command: str) -> AsyncIterator[None]:
+        """Hold the lock of a group for a command; one that takes long says so, with the stage that it got to."""
+
+        def doing() -> str:
+            return f"{command} {place[0]}{place[1]}: {self._stages.get(place, 'begun')}" if mine else waiting
+
+        mine, waiting = False, f"{command} {place[0]}{place[1]}: waiting for the command before it"
+        with told_if_overdue(_log, doing):
+            async with self._locks.hold(place):
+                mine = True
+                try:
+                    yield
+                finally:
+                    self._stages.pop(place, None)
 
     def _check(self, place: tuple[str, str], fence: Fence) -> None:
         self._check_session()
@@ -110,6 +131,7 @@ class Hosted:
         if target is None:
             return
         if target.state == "serving":
+            self._stages[place] = "waiting for calls to end"
             try:
                 await target.seal(limits.QUIESCE_TIMEOUT_S)
             except TimeoutError:
@@ -128,6 +150,7 @@ class Hosted:
         idle = not target.in_flight
         if target.state != "gone":
             target.leave(moved_to)
+        self._stages[place] = "stopping its managers"
         await target.chain.on_stop()
         context = self._contexts.pop(place, None)
         if context is not None:
@@ -139,6 +162,7 @@ class Hosted:
         """Start the components of a replica that is confirmed, and so serves whatever they say."""
         if target.chain.watches_group:
             self.groups.add(self._contexts[target.microservice, target.path].of_group)
+        self._stages[target.microservice, target.path] = "starting its managers"
         try:
             await target.chain.on_start()
         except Exception as error:  # noqa: BLE001 - a manager's fault, which its owner must hear of

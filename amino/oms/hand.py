@@ -48,6 +48,7 @@ class Work:
     found: Found | None
     record: MicroserviceRecord | None = None
     steps: int = 0
+    doing: object = "reading its record"
     path: str = ROOT
     avoid: dict[str, str] = field(default_factory=dict)
     problem: AminoError | None = None

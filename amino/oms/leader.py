@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import random as random_module
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from amino.aio.overdue import told_if_overdue
 from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import GroupDocument, Phase, ReplicaDocument
 from amino.contracts.levels import leaf
@@ -52,6 +54,7 @@ from amino.oms.records import Records
 from amino.oms.shards import Shards
 from amino.oms.writes import Writes
 
+_log = logging.getLogger("amino.oms")
 STEPS_MAX = 64
 VERDICTS_MAX = 1024
 INSTANTIATE_TIMEOUT_S = 120.0
@@ -225,7 +228,8 @@ class Leader(Hand):
             if work.ms_id in self._preempted:
                 return Progress(work.found, "it is about to be deleted")
             try:
-                wait = await self._step(work, work.found)
+                with told_if_overdue(_log, lambda: f"{work.ms_id}{work.path}: {work.doing}"):
+                    wait = await self._step(work, work.found)
             except Conflict:
                 await self.writes.check_leadership(work.ms_id)
                 before, work.found = work.found, await self.writes.read(work.ms_id, work.path)
@@ -259,17 +263,20 @@ class Leader(Hand):
         sharded = shards and work.record is not None
         if sharded and not found.document.leftovers:
             return await self.shards.step(work, found)
+        work.doing = "looking at its servers"
         view = await self._view(work, found)
-        match machine.tidy(found.document, view) if sharded else machine.next_step(found.document, view):
+        step = machine.tidy(found.document, view) if sharded else machine.next_step(found.document, view)
+        work.doing = step
+        match step:
             case machine.Done():
                 return ""
             case machine.Wait(why):
                 return why
-            case machine.Place() as step:
+            case machine.Place():
                 return await self._place(work, found, step)
-            case machine.Add() as step:
+            case machine.Add():
                 return await self._add(work, found, step)
-            case machine.Write() as step:
+            case machine.Write():
                 await self._write(work, found, step)
             case machine.Instantiate(replica, source):
                 return await self._instantiate(work, found, replica, source)

@@ -169,3 +169,29 @@ def test_counters_lose_nothing(seed):
         await writer.aclose()
 
     run_virtual(main)
+
+
+def test_whatever_ends_a_transaction_nobody_waits_for_ever():
+    """An error that no store should raise, and the writer's end in the middle, are an unknown outcome to all who wait."""
+
+    class Broken(MemoryStore):
+        """A store with a bug."""
+
+        async def txn(self, compares, then, otherwise=()):
+            await asyncio.sleep(0.1)
+            raise RuntimeError("not what a store raises")
+
+    async def main(clock):
+        failures = []
+        store = Broken(MemoryEtcd(clock), clock=clock)
+        writer = GuardedWriter(store)
+        writer._tasks._on_failure = failures.append
+        writes = [asyncio.ensure_future(writer.write([], [Put(f"/{n}", b"")])) for n in range(3)]
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+            await writer.aclose()
+        assert [type(one) for one in outcomes] == [CoordinationUnavailable] * 3
+        assert "RuntimeError" in str(outcomes[0])
+        assert [type(one) for one in failures] == [RuntimeError]
+
+    run_virtual(main)
