@@ -19,6 +19,7 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import amino
@@ -26,6 +27,7 @@ from bench.cluster import ROOT, running
 from bench.placement import place_client, place_server
 from bench.rows import Row, row
 from bench.stats import p50, percentile, sequential
+from bench.telemetry_switch import SWITCHES, Switch, switch_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,7 +39,6 @@ COST_MAX = 1.03
 NOISE_MIN = 1.1
 """Two processes of one build differ by so much on a small machine, whatever one pair of them shows."""
 KINDS = ("inline", "def")
-_SWITCHES = frozenset({"tracing", "metering", "observing", "surrounds"})
 
 
 class _Without(ast.NodeTransformer):
@@ -48,7 +49,7 @@ class _Without(ast.NodeTransformer):
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         self.generic_visit(node)
-        if node.attr in _SWITCHES and isinstance(node.ctx, ast.Load) and _is_telemetry(node.value):
+        if node.attr in SWITCHES and isinstance(node.ctx, ast.Load) and _is_telemetry(node.value):
             self.answered += 1
             return ast.copy_location(ast.Constant(value=False), node)
         return node
@@ -125,11 +126,16 @@ class Build:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def measure(self) -> dict[str, float]:
-        """Measure one turn: microseconds by kind, of the fastest tenth of the calls at most."""
+    def measure(self, *, on: bool = True, mean: bool = False) -> dict[str, float]:
+        """Measure one turn: microseconds by kind, of the fastest tenth of the calls at most.
+
+        Args:
+            on: whether telemetry, where this build has any, is switched on.
+            mean: take the mean of all calls, in which those that are dearer than most count for what they are.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{SECONDS}\n")
+        self._process.stdin.write(json.dumps({"seconds": SECONDS, "on": on, "mean": mean}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -172,9 +178,18 @@ def _serve() -> None:
         place_server(cluster.local.server(cluster.servers[0]).kernel_pid)
         place_client()
         null: Any = cluster.client.new(amino.spec(Null))
+        switch: Any = cluster.client.new(amino.spec(Switch))
+        configured = any(name.startswith("OTEL_") for name in os.environ)
+        calls = {"inline": null.null_inline, "def": null.null_def}
         for line in sys.stdin:
-            calls = {"inline": null.null_inline, "def": null.null_def}
-            found = {kind: percentile(sequential(call, float(line)), FAST) * 1e6 for kind, call in calls.items()}
+            asked = json.loads(line)
+            if configured and not (switch.turn(asked["on"]) and switch_telemetry(on=asked["on"])):
+                raise RuntimeError("no telemetry was found to be switched, in the server or in the client")
+            took = {kind: sequential(call, asked["seconds"]) for kind, call in calls.items()}
+            found = {
+                kind: (fmean(seconds) if asked["mean"] else percentile(seconds, FAST)) * 1e6
+                for kind, seconds in took.items()
+            }
             sys.stdout.write(json.dumps(found) + "\n")
             sys.stdout.flush()
 
