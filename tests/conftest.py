@@ -10,6 +10,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes depends on what else the machine does: speed is measured in bench/, never judged by a test.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 pytest_plugins = ["pytester", "tests.strictness"]
 if importlib.util.find_spec("tests.etcd_fixtures") is not None:

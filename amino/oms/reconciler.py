@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random as random_module
 
+from amino.aio.overdue import OVERDUE_S
 from amino.aio.tasks import TaskOwner
 from amino.errors import AminoError, NotExecuted
 from amino.ids import slot_of
 from amino.oms.leader import Leader
 from amino.oms.worklist import Worklist
 
+_log = logging.getLogger("amino.oms")
 TICK_S = 1.0
 BUSY_S = 0.5
 HANDOVER_S = 1.0
@@ -42,6 +45,7 @@ class Reconciler:
         self.work = Worklist(self._look, self._wanted, random=random)
         self._tasks = TaskOwner("reconciler")
         self._turn = 0
+        self._waiting: dict[str, tuple[float, str]] = {}  # since when, and the last reason that was told
         leader.on_wait = self._waits
         self._directory.on_group(self._group_changed)
         self._directory.on_loss(self._server_lost)
@@ -74,6 +78,7 @@ class Reconciler:
         """We do not lead ``slot`` any more, or will not in a moment: stop acting for it."""
         self.led.discard(slot)
         self.work.drop(lambda ms_id: slot_of(ms_id) == slot)
+        self._waiting = {ms_id: since for ms_id, since in self._waiting.items() if slot_of(ms_id) != slot}
         self._leader.commands.interrupt(lambda ms_id: slot_of(ms_id) == slot)
         with contextlib.suppress(TimeoutError):  # what is left fails at its guard
             async with asyncio.timeout(HANDOVER_S):
@@ -129,20 +134,31 @@ class Reconciler:
         if paused and not self._paused:
             self.look_at_all()
 
-    def _waits(self, ms_id: str, _why: str) -> None:
-        if slot_of(ms_id) in self.led:
-            self.work.add_failed(ms_id)
+    def _waits(self, ms_id: str, why: str) -> None:
+        if slot_of(ms_id) not in self.led:
+            return
+        self.work.add_failed(ms_id)
+        now = asyncio.get_running_loop().time()
+        since, told = self._waiting.setdefault(ms_id, (now, ""))
+        if now - since >= OVERDUE_S and why != told:
+            self._waiting[ms_id] = since, why
+            _log.warning("%s has waited for %.0f s: %s", ms_id, now - since, why)
 
     # --- looking --------------------------------------------------------------------------------------------------
 
     def _wanted(self, ms_id: str) -> bool:
-        return slot_of(ms_id) in self.led and not self._leader.idle(ms_id)
+        wanted = slot_of(ms_id) in self.led and not self._leader.idle(ms_id)
+        if not wanted:
+            self._waiting.pop(ms_id, None)
+        return wanted
 
     async def _look(self, ms_id: str) -> bool:
         try:
-            await self._leader.advance(ms_id)
+            progress = await self._leader.advance(ms_id)
         except NotExecuted:  # another server leads the slot; the election tells us in a moment
             return slot_of(ms_id) not in self.led
+        if not progress.wait:
+            self._waiting.pop(ms_id, None)
         return True  # if it has to wait, ``_waits`` has put it on the list
 
     async def _tick(self) -> None:
