@@ -106,7 +106,7 @@ class Editing:
                 found = await leader.writes.settle(ms_id, path)
 
     def _good_enough(self, ms_id: str, document: GroupDocument) -> bool:
-        """Return whether a user need not wait for what is still to be done: replicated groups that take writes."""
+        """Return whether a user need not wait for what is still to be done: it serves, and who should drop it does not answer."""
         if document.kind == machine.SHARDS:
             groups = self._leader.directory.groups(ms_id)
             return (
@@ -119,7 +119,9 @@ class Editing:
                     if path != ROOT
                 )
             )
-        return document.kind == machine.REPLICATED and replica_machine.serves(document) and document.move is None
+        if document.kind == machine.REPLICATED:
+            return replica_machine.serves(document) and document.move is None
+        return machine.state_of(document) == "active"
 
     async def until_done(self, ms_id: str, until: float, what: str) -> Found | None:
         """Let the leader go on until nothing is left to do; returns the document, None when it is gone.

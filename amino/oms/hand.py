@@ -14,11 +14,12 @@ import msgspec
 
 from amino.contracts.documents import GroupDocument, MicroserviceRecord, ReplicaDocument, format_of
 from amino.contracts.services import Fence, RetireRequest
-from amino.errors import AminoError, NoEligibleServer
+from amino.errors import AminoError, NoEligibleServer, NotExecuted
 from amino.ids import ROOT, slot_of
 from amino.oms import group_machine as machine
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory, Found
+from amino.oms.patience import Patience
 from amino.oms.placement import Candidate, Choice, Demand, choose, incarnation_key, why_not
 from amino.oms.ports import Chains, Maker
 from amino.oms.records import Records
@@ -48,10 +49,17 @@ class Work:
     found: Found | None
     record: MicroserviceRecord | None = None
     steps: int = 0
-    doing: object = "reading its record"
+    doing: object = "looking"
     path: str = ROOT
     avoid: dict[str, str] = field(default_factory=dict)
     problem: AminoError | None = None
+
+    def said(self) -> str:
+        """Return what is being done, for a log."""
+        doing = self.doing if isinstance(self.doing, str) else type(self.doing).__name__.lower()
+        replicas = self.found.document.replicas if self.found is not None else ()
+        where = ", ".join(f"{one.id} on {one.server}@{one.incarnation}" for one in replicas)
+        return f"{self.ms_id}{self.path}: {doing} ({where or 'no replica'})"
 
 
 class Hand:
@@ -64,6 +72,7 @@ class Hand:
     writes: Writes
     commands: Commands
     chains: Chains
+    _patience: Patience
     _random: random_module.Random
 
     def choose(self, ms_id: str, record: MicroserviceRecord, demand: Demand | None = None) -> Choice:
@@ -163,6 +172,21 @@ class Hand:
     async def _rewrite(self, work: Work, found: Found, document: GroupDocument) -> str | None:
         work.found = await self.writes.replace(work.ms_id, work.path, found, document)
         return None
+
+    def _goes_elsewhere(self, work: Work, document: GroupDocument, replica: ReplicaDocument, why: NotExecuted) -> bool:
+        """Return whether another server is to make a replica, because its own has not begun with it for long."""
+        assert work.record is not None, "the machine deletes what has no record"
+        if not self._patience.is_over(replica.id):
+            return False
+        work.avoid[incarnation_key(replica.server, replica.incarnation)] = str(why)
+        try:
+            self.choose(
+                work.ms_id, work.record, self.demand(work.ms_id, work.record, document, work.avoid, path=work.path)
+            )
+        except NoEligibleServer:
+            return False
+        self._patience.end(replica.id)
+        return True
 
     async def _after_doubt(self, work: Work, why: str) -> str | None:
         """A command's outcome is not known: look again; if nothing changed, wait."""

@@ -48,6 +48,7 @@ from amino.oms.failovers import Failovers
 from amino.oms.hand import Hand, Progress, Work
 from amino.oms.heirs import log_ends
 from amino.oms.locks import Locks
+from amino.oms.patience import Patience
 from amino.oms.placement import incarnation_key
 from amino.oms.ports import Blobs, Chains, Maker
 from amino.oms.records import Records
@@ -101,6 +102,7 @@ class Leader(Hand):
         self.on_wait: Callable[[str, str], None] | None = None
         self._random = random
         self.shards = Shards(self)
+        self._patience = Patience()
         self._tasks = TaskOwner("leader")
         self._preempted: Counter[str] = Counter()
         self._verdicts: OrderedDict[str, AminoError] = OrderedDict()
@@ -228,7 +230,7 @@ class Leader(Hand):
             if work.ms_id in self._preempted:
                 return Progress(work.found, "it is about to be deleted")
             try:
-                with told_if_overdue(_log, lambda: f"{work.ms_id}{work.path}: {work.doing}"):
+                with told_if_overdue(_log, work.said):
                     wait = await self._step(work, work.found)
             except Conflict:
                 await self.writes.check_leadership(work.ms_id)
@@ -263,10 +265,8 @@ class Leader(Hand):
         sharded = shards and work.record is not None
         if sharded and not found.document.leftovers:
             return await self.shards.step(work, found)
-        work.doing = "looking at its servers"
         view = await self._view(work, found)
-        step = machine.tidy(found.document, view) if sharded else machine.next_step(found.document, view)
-        work.doing = step
+        work.doing = step = machine.tidy(found.document, view) if sharded else machine.next_step(found.document, view)
         match step:
             case machine.Done():
                 return ""
@@ -432,6 +432,7 @@ class Leader(Hand):
             suspects=tuple(document.deaths),
         )
         server = incarnation_key(replica.server, replica.incarnation)
+        self._patience.begin(replica.id)
         began_ns = self._failovers.now_ns()
         try:
             async with self.commands.to(work.ms_id, replica, INSTANTIATE_TIMEOUT_S) as kernel:
@@ -440,6 +441,8 @@ class Leader(Hand):
         except NotFound:  # the source of a move that was given up does not have it
             return await self._rewrite(work, found, machine.forsaken(document, replica))
         except NotExecuted as error:
+            if source != "resume" and self._goes_elsewhere(work, document, replica, error):
+                return await self._rewrite(work, found, machine.forsaken(document, replica))
             return await self._after_doubt(work, f"{replica.server}: {error}")
         except (OutcomeUnknown, CoordinationUnavailable, TimeoutError) as error:
             return await self._after_doubt(work, f"{replica.server}: {error or 'no answer'}")
@@ -458,6 +461,7 @@ class Leader(Hand):
                 work.avoid[server] = str(error)
                 return await self._rewrite(work, found, machine.forsaken(document, replica))
             return await self._rewrite(work, found, machine.failed(document, str(error)))
+        self._patience.end(replica.id)
         done = machine.confirmed(document, reply.methods, replica.id)
         self.directory.learn(work.ms_id, work.path, done, reply.document_revision)
         if (document.constructed or source != "construct") and source != "join":
