@@ -2,7 +2,8 @@
 
 Owns ``TaskGroupOwner``: every task has an owner, which cancels and awaits it. Leaves what tasks do to their owners.
 Invariant: after ``aclose`` no task of this owner is left.
-Failure behaviour: a task that ends by an unexpected exception is logged and handed to ``on_failure``; never dropped.
+Failure behaviour: a task that ends by an unexpected exception, or by a cancellation that nobody asked for, is logged and handed
+to ``on_failure``; never dropped.
 """
 
 from __future__ import annotations
@@ -80,9 +81,13 @@ class TaskOwner:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
-        if task.cancelled():
+        error: BaseException | None
+        if not task.cancelled():
+            error = task.exception()
+        elif self.closed or task.cancelling():
             return
-        error = task.exception()
+        else:  # nobody asked for it: something that the task waited for was cancelled under it
+            error = asyncio.CancelledError("cancelled, although nobody asked for that")
         if error is not None:
             _log.error("task %s failed", task.get_name(), exc_info=error)
             if self._on_failure is not None:

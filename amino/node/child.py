@@ -205,17 +205,19 @@ class _Child:
             await telemetry.aclose(1.0)
 
     async def _converse(self, node: Node, messages: asyncio.Queue[control.ToChild | None]) -> int:
-        tasks = TaskOwner("child")
         failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def fail(error: BaseException) -> None:
+            if not failed.done():
+                failed.set_result(self._failed(error))
 
         async def guarded(work: Awaitable[None]) -> None:
             try:
                 await work
-            except Exception as error:  # noqa: BLE001 - a server that half serves is worse than one that starts again
-                if not isinstance(error, AminoError | OSError | ImportError):
-                    _log.exception("a bug")
-                if not failed.done():
-                    failed.set_result(self._failed(error))
+            except (AminoError, OSError, ImportError) as error:
+                fail(error)
+
+        tasks = TaskOwner("child", fail)  # a server that half serves is worse than one that starts again
 
         try:
             while True:

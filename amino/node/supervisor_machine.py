@@ -24,6 +24,7 @@ class Rules:
         ttl_s: of the lease; a child stopped for so long is killed.
         hang_s: silence after which a child that was ready is killed.
         start_timeout_s: time for a child to become ready.
+        serve_timeout_s: time for a child that was told its incarnation to serve: others count on it already.
         drain_timeout_s: time for a drain; then the child is stopped all the same.
         stop_timeout_s: time for an orderly stop; then the child is killed.
         tick_s: how often the machine is told the time; a longer gap means that the supervisor did not run either.
@@ -33,6 +34,7 @@ class Rules:
     ttl_s: float
     hang_s: float = 10.0
     start_timeout_s: float = 60.0
+    serve_timeout_s: float = 20.0
     drain_timeout_s: float = 60.0
     stop_timeout_s: float = 5.0
     tick_s: float = 0.25
@@ -78,7 +80,7 @@ class State:
         wait_s: left before the next child is started. backoff_s: length of the next such wait.
         claimed: a claim of the name was begun for this child, so it needs a burial.
         burying: the burial of an earlier child is under way.
-        has_served: some child has served: the configuration works.
+        serves: the present child has said that it serves. has_served: some child has: the configuration works.
         terminations: how often the supervisor was told to end.
         cause: why the child was killed, while it is dying. blame: whether what it was running is suspect.
     """
@@ -94,6 +96,7 @@ class State:
     backoff_s: float = 0.0
     claimed: bool = False
     burying: bool = False
+    serves: bool = False
     has_served: bool = False
     terminations: int = 0
     cause: str = ""
@@ -290,7 +293,7 @@ def _of_child(state: State, event: ChildEvent, rules: Rules) -> Step:
         case Pong():
             return replace(state, silent_s=0.0), ()
         case ChildServes():
-            return replace(state, silent_s=0.0, has_served=True), ()
+            return replace(state, silent_s=0.0, serves=True, has_served=True), ()
         case Exited(cause=cause):
             return _exited(state, cause, rules)
         case ChildReady() if state.phase is Phase.STARTING:
@@ -327,7 +330,7 @@ def _start(state: State, rules: Rules) -> Step:
     fresh = replace(
         _enter(state, Phase.STARTING),
         run=run, alive_s=0.0, silent_s=0.0, stopped_s=0.0, ping_s=0.0, wait_s=0.0, cause="", blame=False,
-        claimed=False, backoff_s=max(state.backoff_s, rules.backoff_s_min),
+        claimed=False, serves=False, backoff_s=max(state.backoff_s, rules.backoff_s_min),
     )  # fmt: skip
     return fresh, (StartChild(run),)
 
@@ -361,6 +364,8 @@ def _tick(state: State, tick: Tick, rules: Rules) -> Step:
         return _kill(state, "stopped")
     if state.phase is Phase.STARTING:
         return _kill(state, "start timeout") if state.phase_s >= rules.start_timeout_s else (state, ())
+    if state.phase is Phase.SERVING and not state.serves and state.phase_s >= rules.serve_timeout_s:
+        return _kill(state, "it did not come to serve")
     if state.silent_s >= rules.hang_s:
         return _kill(state, "hung", blame=True)
     if state.phase is Phase.DRAINING and state.phase_s >= rules.drain_timeout_s:

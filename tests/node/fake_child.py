@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 from amino.errors import Invalid
 from amino.node import child
@@ -34,7 +36,23 @@ class FakeNode:
         return child.Addresses(f"{host}:{self.server.sockets[0].getsockname()[1]}")
 
     async def serve(self, incarnation, lease, session):
+        match self.config.labels.get("serve") if self._is_first() else None:
+            case "bug":
+                raise RuntimeError("a bug")
+            case "cancelled":  # as what it waits for was, and nobody asked for that
+                waited = asyncio.get_running_loop().create_future()
+                waited.cancel()
+                await waited
         self.session = session
+
+    @staticmethod
+    def _is_first():
+        """Return whether this is the supervisor's first child."""
+        try:
+            (Path(tempfile.gettempdir()) / f"amino-fake-{os.getppid()}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     async def drain(self):
         if self.config.labels.get("drain") == "never":

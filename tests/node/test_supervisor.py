@@ -366,6 +366,17 @@ async def test_a_child_that_dies_at_start_is_restarted_with_back_off(make):
     assert await server.end() == 0
 
 
+@pytest.mark.parametrize("how", ["bug", "cancelled"])
+async def test_a_child_that_does_not_come_to_serve_is_replaced(make, how):
+    """Others count on who has the name: a child whose start ends in the middle, however it does, makes room for another."""
+    server = await make(labels={"serve": how}).start()
+    await server.serving()
+    told = server.log.read_text()
+    assert "cannot start" in told
+    assert ("RuntimeError" if how == "bug" else "nobody asked for that") in told
+    assert await server.end() == 0
+
+
 async def test_a_name_held_by_a_live_server_is_refused(make, server):
     """Two servers of one name: the second ends with a clear error, the first is not disturbed."""
     _, first = await server.serving()

@@ -37,6 +37,9 @@ SCENARIOS: dict[str, list[m.Event]] = {
     "stopped_shortly": [m.Begin(), *served(), *ticks(11, stopped=True), *ticks(1), *ticks(11, stopped=True)],
     "both_frozen_for_an_hour": [m.Begin(), *served(), *ticks(1, stopped=True, elapsed_s=3600.0), *ticks(3), m.Pong(1)],
     "start_takes_too_long": [m.Begin(), *ticks(240), m.Exited(1, "signal 9"), *ticks(1)],
+    "does_not_come_to_serve": [m.Begin(), m.ChildReady(1), m.Claimed(1)]
+    + [e for _ in range(80) for e in (m.Tick(0.25), m.Pong(1))]
+    + [m.Exited(1, "signal 9"), m.Buried(), *ticks(1)],
     "cannot_start": [m.Begin(), m.ChildFailed(1, "listen='nowhere' is no address", True), m.Exited(1, "exit 1")],
     "cannot_serve": [
         m.Begin(), m.ChildReady(1), m.Claimed(1), m.ChildFailed(1, "store='x' is no store", True),
