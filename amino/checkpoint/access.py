@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from amino.aio import mode
 from amino.aio.signal import Signal
 from amino.aio.workers import Workers
+from amino.checkpoint.format import NotIntact
 from amino.checkpoint.store import Buffer, CheckpointStore
 from amino.errors import AminoError, StoreFailed
 
@@ -165,7 +166,7 @@ class _Job:
         outcome: tuple[Any, BaseException | None]
         try:
             outcome = (self._function(*self._args), None)
-        except AminoError as error:
+        except (AminoError, NotIntact) as error:
             _log.debug("store: %s", error)
             outcome = (None, error)
         except Exception as error:  # noqa: BLE001 - handed to the waiter, whoever it is

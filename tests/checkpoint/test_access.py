@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from amino.checkpoint.access import StoreAccess
+from amino.checkpoint.format import NotIntact
 from amino.errors import StoreFailed
 from tests.checkpoint.faulty_store import FaultyStore
 
@@ -108,3 +110,16 @@ async def test_unexpected_errors_reach_the_caller(access: StoreAccess) -> None:
     for _ in range(10):
         with pytest.raises(KeyError, match="bug"):
             await access.run(bug)
+
+
+async def test_what_is_found_in_a_file_is_no_failure_of_the_store(
+    access: StoreAccess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged checkpoint is for the one who reads it to tell of; the log has no traceback of it."""
+
+    def read() -> None:
+        raise NotIntact("its sha256 does not match")
+
+    with pytest.raises(NotIntact):
+        await access.run(read)
+    assert not [one for one in caplog.records if one.levelno > logging.DEBUG]

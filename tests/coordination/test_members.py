@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from amino.aio.tasks import TaskOwner
+from amino.coordination.etcd import EtcdStore
 from amino.coordination.etcd.members import (
     GOOD_S,
     GRACE_S,
@@ -145,3 +146,12 @@ def test_a_slow_try_of_the_same_leader_is_left_alone():
         await tasks.aclose()
 
     run_virtual(main)
+
+
+async def test_a_closed_store_looks_at_nobody():
+    """A look that is under way when the store is closed opens no further connection, which nobody would close."""
+    store = await EtcdStore.open(["127.0.0.1:1"])
+    await store.aclose()
+    before = set(store._open_connections)
+    assert await store._status("127.0.0.1:1") is None
+    assert set(store._open_connections) == before

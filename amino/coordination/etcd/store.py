@@ -336,6 +336,8 @@ class EtcdStore:
 
     async def _status(self, endpoint: str) -> Answer | None:
         """Ask a member for what it knows by itself, on a connection for that alone."""
+        if self._closed:
+            return None
         connection = self._connect(endpoint)
         try:
             with connection.use():
