@@ -91,7 +91,7 @@ _TABLE = (
     Claim("OptimisticTransactions", "list-append", (AGAIN, OptimisticTransactions(), _KEPT)),
     Claim("PeriodicCheckpoint", "counter", (AGAIN, PeriodicCheckpoint(every=10), SerializableRPC())),
     Claim("SerializableRPC", "register", (AGAIN, SerializableRPC(), _KEPT)),
-    Claim("TwoPhaseCommit", "bank", (AGAIN, TwoPhaseCommit(timeout_s=2.0), _KEPT)),
+    Claim("TwoPhaseCommit", "bank", (AGAIN, TwoPhaseCommit(timeout_s=1.0), _KEPT)),  # who is in doubt asks within 2 s
 )
 _NONE = {
     "ExplicitCheckpoint": "keeps what the application asks it to keep, when it asks; its tests and simulations judge that",
