@@ -19,10 +19,10 @@ def test_a_cancellation_that_nobody_asked_for_is_a_failure(caplog):
         async def wait():
             await under_it
 
-        owner.spawn(wait(), "wait")
-        await asyncio.sleep(0)
+        task = owner.spawn(wait(), "wait")
+        await asyncio.sleep(0)  # it waits now
         under_it.cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.wait({task})
         assert [type(one) for one in failures] == [asyncio.CancelledError]
         assert "nobody asked" in caplog.text
         await owner.aclose()
@@ -36,13 +36,12 @@ def test_one_that_was_asked_for_is_none(caplog):
     async def main(clock):
         failures = []
         owner = TaskOwner("work", failures.append)
-        owner.spawn(asyncio.sleep(10), "one")
-        other = owner.spawn(asyncio.sleep(10), "other")
-        await asyncio.sleep(0)
+        one = owner.spawn(asyncio.Event().wait(), "one")
+        other = owner.spawn(asyncio.Event().wait(), "other")
         other.cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.wait({other})
         await owner.aclose()
-        await asyncio.sleep(0.1)
+        assert one.cancelled()
         assert not failures
         assert not caplog.records
 
