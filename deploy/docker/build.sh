@@ -39,5 +39,6 @@ if [ ! -f "$stamp" ]; then
     rm -f "$context"/dependencies/amino_run-*.whl
     touch "$stamp"
 fi
+cp "$here/first.sh" "$context/first.sh"
 docker build --quiet ${FRESH:+--no-cache} --build-arg "BASE=$base" --build-arg "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH" --tag "$tag" \
     --file "$here/Dockerfile" "$context"

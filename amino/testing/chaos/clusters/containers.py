@@ -32,7 +32,17 @@ from amino.testing.chaos.clusters.disk import Disk
 from amino.testing.chaos.clusters.disk import unusable as no_disk
 from amino.testing.chaos.clusters.memory import unusable as no_pressure
 from amino.testing.chaos.clusters.netfilter import Netfilter
-from amino.testing.chaos.clusters.port import CLIENTS, ETCD, LOG_LINES, Ability, Part, is_gone, kernel_of, labels_of
+from amino.testing.chaos.clusters.port import (
+    CLIENTS,
+    ETCD,
+    LOG_LINES,
+    Ability,
+    Part,
+    is_gone,
+    kernel_of,
+    labels_of,
+    supervisor_of,
+)
 from amino.testing.chaos.clusters.view import ClusterView
 
 IMAGE = "amino:latest"
@@ -199,7 +209,7 @@ class ContainerCluster:
         etcd = [self._addresses[_member(index)] for index in range(self.members)]
         self._netfilter = Netfilter(
             {ETCD: etcd, CLIENTS: [host], **{name: [self._addresses[name]] for name in self.servers}},
-            lambda name: self.pid(name, Part.SUPERVISOR),
+            self._init_pid,
         )
         for index in range(self.members):
             self._run(
@@ -385,7 +395,8 @@ class ContainerCluster:
         """See ``Cluster``."""
         if part is Part.BOTH:
             raise Invalid("a server has two processes; ask for Part.KERNEL or Part.SUPERVISOR")
-        supervisor = self._init_pid(server)
+        first = self._init_pid(server)
+        supervisor = supervisor_of(first) if first else 0
         if part is Part.SUPERVISOR or not supervisor:
             return supervisor
         return kernel_of(supervisor)
@@ -412,9 +423,12 @@ class ContainerCluster:
         """Start a container that has ended; returns whether it had."""
         if self.state(name) == "paused":
             self.container(name).unpause()
-        if self.state(name) == "running" and not is_gone(self._init_pid(name)):
+        main = self.pid(name, Part.SUPERVISOR) if name in self.servers else self._init_pid(name)
+        if self.state(name) == "running" and not is_gone(main):
             return False
-        self.container(name).wait(timeout=START_S)  # it may take Docker a moment to notice
+        self.container(name).wait(
+            timeout=START_S
+        )  # it ends soon after what it is for, and Docker takes a moment to notice
         if name in self.servers:
             self._put_first(name, release)
         self.container(name).start()

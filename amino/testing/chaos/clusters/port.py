@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from amino.testing.chaos.clusters.clocks import Clocks
     from amino.testing.chaos.clusters.disk import Disk
 
-__all__ = ["CLIENTS", "ETCD", "Ability", "Cluster", "Network", "Part", "is_gone", "kernel_of"]
+__all__ = ["CLIENTS", "ETCD", "Ability", "Cluster", "Network", "Part", "is_gone", "kernel_of", "supervisor_of"]
 _CHILD = "amino.node.child"
 
 
@@ -86,6 +86,19 @@ def kernel_of(supervisor: int) -> int:
     try:
         for child in psutil.Process(supervisor).children():
             if _CHILD in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                return child.pid
+    except psutil.Error:
+        return 0
+    return 0
+
+
+def supervisor_of(first: int) -> int:
+    """Return the process id of the supervisor that a container's first process runs, 0 if there is none."""
+    try:
+        for child in psutil.Process(first).children():
+            command = child.cmdline()
+            # A kernel process whose supervisor has died is the first process's child, too.
+            if "server" in command and _CHILD not in command and child.status() != psutil.STATUS_ZOMBIE:
                 return child.pid
     except psutil.Error:
         return 0

@@ -164,7 +164,7 @@ class SwallowAnswers(_Cut):
         self.text = f"{self.hit} answered no client for {_SWALLOWED_S} s and was killed"
         self._pids = [pid for pid in (supervisor, kernel) if pid]
         for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):  # a container's first process takes the others along
+            with contextlib.suppress(ProcessLookupError):  # who is killed second may have ended with the first
                 os.kill(pid, signal.SIGKILL)
         if Ability.DELAYS in self.scene.cluster.abilities:  # what the proxy holds would still arrive
             await offload(self.network.reset, CLIENTS, self.hit)

@@ -63,7 +63,7 @@ class _OfServer(Fault):
         self._pids = tuple(pids)
         self.text = f"{number.name} to {' and '.join(PARTS[self.part])} of {self.hit}"
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):  # a container's first process takes the others along
+            with contextlib.suppress(ProcessLookupError):  # who is killed second may have ended with the first
                 os.kill(pid, number)
 
     async def _incarnation(self) -> int:
