@@ -26,7 +26,6 @@ from amino.dm.transactions.component import (
     Verdict,
     aborted,
     payload_of,
-    transaction_of,
 )
 from amino.dm.transactions.machine import Cohort, Prepared
 from amino.errors import AminoError, Invalid, NotExecuted
@@ -70,8 +69,6 @@ class CohortComponent(Transactions):
     async def before_call(self, call: Call) -> Callable[[], None] | None:
         """Let calls in together; one that votes or commits alone; nobody while a promise is open."""
         if call.flags & PROVISIONAL:
-            if self._cohort.prepared is not None and transaction_of(call)[1] == 1:
-                (await self._let_in(call))()  # a copy of what is about to change would be void with the outcome
             return None
         message = self.message_of(call)
         if message is None:

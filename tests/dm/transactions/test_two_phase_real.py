@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 import amino
-from amino.aio.mode import drive
 from amino.contracts.decisions import DecisionsRequest
 from amino.dm import AtLeastOnceRPC, ConsensusRSM, PeriodicCheckpoint, TwoPhaseCommit
-from amino.dm.transactions import machine
 from amino.dm.transactions.sql import recover
 from amino.errors import Invalid, TransactionAborted
 from tests.acceptance.figures import Figures, rounds, slack
@@ -116,14 +114,18 @@ def test_a_method_can_be_a_transaction(client):
     assert (one.read(), two.read()) == (100, 100)
 
 
-def promise_and_go(client, one, two):
-    """Prepare a transfer of 10 from ``one`` to ``two``, as an initiator does that dies before it decides."""
+def test_cohorts_whose_initiator_is_gone_learn_and_are_free(client):
+    """Prepared and never told: after ``timeout_s`` they have it aborted, and others go on."""
+    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
     block = client.transaction()
 
     def work():
         block.begin()
         one.add(-10)
         two.add(10)
+        from amino.aio.mode import drive
+        from amino.dm.transactions import machine
+
         assert drive(block._carry_out(machine.Begin()))[0] == "yes"
         for microservice in list(block._parts):
             assert drive(block._carry_out(machine.Prepare(microservice)))[0] == "yes"
@@ -131,26 +133,10 @@ def promise_and_go(client, one, two):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join(20.0)
-
-
-def test_cohorts_whose_initiator_is_gone_learn_and_are_free(client):
-    """Prepared and never told: after ``timeout_s`` they have it aborted, and others go on."""
-    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
-    promise_and_go(client, one, two)
     began = time.monotonic()
     assert (one.read(), two.read()) == (100, 100)
     assert 1.0 < time.monotonic() - began < 8.0 * slack()
     assert decisions_left(client) == ()
-
-
-def test_a_transaction_that_begins_beside_a_promise_waits_for_its_outcome(client):
-    """What it would read before is void if the promise is kept, and its own vote would be no: it copies what is there afterwards."""
-    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
-    promise_and_go(client, one, two)
-    with client.transaction():
-        two.add(1)
-        one.add(-1)
-    assert (one.read(), two.read()) == (99, 101)
 
 
 @pytest.mark.parametrize("chain", [COHORT, REPLICATED], ids=["checkpoint", "consensus"])
