@@ -113,15 +113,8 @@ class ContainerCluster:
         self.servers = tuple(f"s{number}" for number in range(1, servers + 1))
         self.members = members
         self.ttl_s = float(ttl_s)
-        abilities = {
-            Ability.SIGNALS,
-            Ability.CUTS,
-            Ability.LOSS,
-            Ability.STORE,
-            Ability.DRAIN,
-            Ability.CLOCK,
-            Ability.CONTAINERS,
-        }
+        abilities = {Ability.SIGNALS, Ability.CUTS, Ability.LOSS, Ability.STORE, Ability.DRAIN, Ability.CLOCK}
+        abilities.add(Ability.CONTAINERS)
         self.abilities = frozenset(
             abilities | ({Ability.MEMBERS} if members == 3 else set()) | ({Ability.QUOTA} if etcd_quota_mib else set())
         )
