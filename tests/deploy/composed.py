@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from amino.testing.chaos.clusters.containers import IMAGE, unusable
 from tests.etcd_fixtures import etcd_binaries
@@ -67,6 +68,14 @@ def lacking() -> str:
     if not etcdctl():
         return "there is no etcdctl; sh tools/debian-package.sh trixie etcd-client .tools/etcdctl35"
     return ""
+
+
+def need_containers() -> None:
+    """Skip a test where no clusters of containers can be had, and say why (pytest prints it); with ``CI`` set that is a failure."""
+    why = unusable(IMAGE_USED)
+    if why:
+        assert not os.environ.get("CI"), f"no clusters of containers here: {why}"
+        pytest.skip(why)
 
 
 class Composed:

@@ -8,7 +8,7 @@ Failure behaviour: asking for what an ability is missing for is ``Invalid``.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,22 +83,19 @@ def is_gone(pid: int) -> bool:
 
 def kernel_of(supervisor: int) -> int:
     """Return the process id of the kernel process that a supervisor runs, 0 if there is none."""
-    try:
-        for child in psutil.Process(supervisor).children():
-            if _CHILD in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
-                return child.pid
-    except psutil.Error:
-        return 0
-    return 0
+    return _child_of(supervisor, lambda command: _CHILD in command)
 
 
 def supervisor_of(first: int) -> int:
     """Return the process id of the supervisor that a container's first process runs, 0 if there is none."""
+    # A kernel process whose supervisor has died is the first process's child, too.
+    return _child_of(first, lambda command: "server" in command and _CHILD not in command)
+
+
+def _child_of(parent: int, is_it: Callable[[list[str]], bool]) -> int:
     try:
-        for child in psutil.Process(first).children():
-            command = child.cmdline()
-            # A kernel process whose supervisor has died is the first process's child, too.
-            if "server" in command and _CHILD not in command and child.status() != psutil.STATUS_ZOMBIE:
+        for child in psutil.Process(parent).children():
+            if is_it(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                 return child.pid
     except psutil.Error:
         return 0

@@ -9,12 +9,12 @@ import pytest
 
 import amino
 from amino.dm import AtLeastOnceRPC, PeriodicCheckpoint
-from amino.testing.chaos.clusters.containers import ContainerCluster, unusable
+from amino.testing.chaos.clusters.containers import ContainerCluster
 from amino.testing.chaos.clusters.port import Part, is_gone
 from amino.testing.chaos.clusters.view import ClusterView
 from amino.testing.chaos.faults.fault import comes_true
 from amino.testing.chaos.workloads.stores import Lists
-from tests.deploy.composed import IMAGE_USED
+from tests.deploy.composed import IMAGE_USED, need_containers
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 TTL_S = 30
@@ -22,10 +22,7 @@ TTL_S = 30
 
 async def test_a_supervisor_killed_in_its_container_costs_no_session():
     """The session would run out after 30 s; what it hosted answers from elsewhere long before. The container ends, and comes back."""
-    why = unusable(IMAGE_USED)
-    if why:
-        assert not os.environ.get("CI"), f"no clusters of containers here: {why}"
-        pytest.skip(why)
+    need_containers()
     cluster = ContainerCluster(2, members=1, ttl_s=TTL_S, image=IMAGE_USED)
     await cluster.start()
     try:
