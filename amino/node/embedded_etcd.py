@@ -31,6 +31,8 @@ from amino.errors import CoordinationUnavailable, Invalid
 _log = logging.getLogger("amino.node")
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
+MEMBER_OPTIONS = ("--pre-vote=true", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h")
+"""What every member should run with: ``docs/operations.md``, "Care of etcd"."""
 _VERSION = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 _LOSSY = {(3, 5, 0), (3, 5, 1), (3, 5, 2)}
 _OLDEST = (3, 4, 0)
@@ -229,7 +231,7 @@ class EmbeddedEtcd:
                 *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                 *("--initial-cluster", peers, "--initial-cluster-token", str(self._members[0].peer_port)),
                 *("--listen-metrics-urls", f"http://127.0.0.1:{member.health_port}"),
-                *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h"),
+                *MEMBER_OPTIONS,
                 *self._extra,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

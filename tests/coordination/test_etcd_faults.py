@@ -143,6 +143,21 @@ async def test_a_raw_watch_misses_and_doubles_nothing(etcd_three, how):
     await store.aclose()
 
 
+async def test_a_member_alone_asks_before_it_stands_for_election(etcd_three):
+    """While the others are frozen it raises no term: with a higher one it would unseat whoever is elected afterwards."""
+    leader = await leader_index(etcd_three)
+    alone = etcd_three.members[(leader + 1) % 3]
+    others = [index for index, member in enumerate(etcd_three.members) if member is not alone]
+    before = alone.log_path.stat().st_size
+    for index in others:
+        etcd_three.freeze(index)
+    await until(lambda: b"candidate at term" in alone.log_path.read_bytes()[before:], 30)
+    assert b"became candidate" not in alone.log_path.read_bytes()[before:]
+    for index in others:
+        etcd_three.thaw(index)
+    await etcd_three.wait_ready()
+
+
 async def test_no_majority_is_said_and_survived(etcd_three):
     """With two of three members frozen calls fail within their time-out; after the thaw everything goes on."""
     store = await EtcdStore.open(etcd_three.endpoints, request_timeout_s=2.0)

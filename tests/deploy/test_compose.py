@@ -10,6 +10,7 @@ import yaml
 
 from amino.config import environment_names, load_server_config
 from amino.dashboard.access import Access
+from amino.node.embedded_etcd import MEMBER_OPTIONS
 from amino.node.health import Condition, HealthPort
 from amino.node.supervisor_machine import Rules
 from tests.telemetry.exported import series
@@ -130,6 +131,14 @@ def test_members_of_etcd_know_each_other():
         given = SERVICES[name]["environment"]
         assert f"{name}={given['ETCD_INITIAL_ADVERTISE_PEER_URLS']}" in given["ETCD_INITIAL_CLUSTER"].split(",")
         assert given["ETCD_NAME"] == name
+
+
+def test_members_of_etcd_run_as_they_should():
+    """With the options that every member of ours has."""
+    for name in ("etcd1", "etcd2", "etcd3"):
+        given = SERVICES[name]["environment"]
+        for option, _, value in (each.removeprefix("--").partition("=") for each in MEMBER_OPTIONS):
+            assert given["ETCD_" + option.replace("-", "_").upper()] == value
 
 
 @pytest.mark.parametrize(("serves", "code"), [(True, 0), (False, 1)])

@@ -14,6 +14,7 @@ import yaml
 
 from amino.config import environment_names, load_server_config
 from amino.node import health
+from amino.node.embedded_etcd import MEMBER_OPTIONS
 from amino.node.supervisor_machine import Rules
 from amino.operator.config import from_environment
 
@@ -190,6 +191,13 @@ def test_all_containers_are_confined():
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+
+
+def test_members_of_etcd_run_as_they_should():
+    """With the options that every member of ours has."""
+    of_etcd = one(documents(FOLDER / "components" / "etcd" / "etcd.yaml"), "StatefulSet", "amino-etcd")
+    [member] = of_etcd["spec"]["template"]["spec"]["containers"]
+    assert set(MEMBER_OPTIONS) <= {*member.get("command", ()), *member.get("args", ())}
 
 
 def test_selectors_meet_the_pods():

@@ -27,6 +27,7 @@ import psutil
 import amino
 from amino.aio.mode import offload
 from amino.errors import AminoError, ClusterUnavailable, Invalid, NotFound
+from amino.node.embedded_etcd import MEMBER_OPTIONS
 from amino.testing.chaos.clusters.clocks import INSIDE, Clocks
 from amino.testing.chaos.clusters.disk import Disk
 from amino.testing.chaos.clusters.disk import unusable as no_disk
@@ -289,7 +290,7 @@ class ContainerCluster:
             "etcd", "--name", name, "--data-dir", "/etcd-data",
             "--listen-client-urls", f"http://0.0.0.0:{ETCD_PORT}", "--advertise-client-urls", f"http://{address}:{ETCD_PORT}",
             "--listen-peer-urls", f"http://0.0.0.0:{PEER_PORT}", "--initial-advertise-peer-urls", f"http://{address}:{PEER_PORT}",
-            "--initial-cluster", peers, "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
+            "--initial-cluster", peers, *MEMBER_OPTIONS,
             *(("--quota-backend-bytes", str(self._quota)) if self._quota else ()),
         ]  # fmt: skip
 
