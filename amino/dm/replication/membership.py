@@ -2,7 +2,7 @@
 
 Owns the edit under way and those whose outcome is unknown. Leaves the choice of a set to ``insync``, writing to the adapter.
 Invariants: acknowledgements are needed from every set that the document may hold now or later; a joiner is proposed
-only when it has everything that is or may be committed; one edit is asked for at a time.
+only when it has everything that is or may be committed, and no earlier primary reads any more; one edit is asked for at a time.
 Failure behaviour: an edit whose outcome is unknown is repeated; what cannot be mended here is reported, once a second.
 """
 
@@ -82,6 +82,8 @@ class Membership:
         answering = {replica for replica, one in progress.items() if not self.silent(one, now)}
         have = must_have if state.rules.caught_up_first else 0
         ready = {replica for replica in answering if replica not in in_sync and progress[replica].match >= have}
+        if now < state.free_at():
+            ready = set()  # they may have promised nothing to an earlier primary that still reads, and would be heirs
         answering &= set(in_sync)
         answering.add(state.me.id)
         wanted = proposed(in_sync, answering, ready, state.options.min_in_sync)

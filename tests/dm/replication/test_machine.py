@@ -166,6 +166,25 @@ def test_a_joiner_keeps_what_its_server_may_have_promised_before():
         assert stage.machines["r2"].role is role
 
 
+def test_a_joiner_that_promised_nothing_is_no_heir_while_the_old_primary_may_read():
+    """Who takes over, and cannot serve yet, adds no joiner: if it died, the joiner would serve at once, beside the old primary."""
+    stage = Stage(View(1, 1, tuple(map(member, ("r1", "r2", "r3"))), "r1", ("r1", "r2")), state_at={"r1": 0, "r2": 0})
+    stage.show("r1", "r2", "r3")
+    stage.talk()
+    stage.at(11.0)
+    stage.beat("r1", "r2")
+    stage.say("r1 is cut off from all but its clients, and was from r3 for long")
+    stage.rewrite(epoch=2, primary="r2", in_sync=("r2",), replicas=(member("r2"), member("r3")))
+    stage.show("r2", "r3")
+    stage.talk("r2", "r3")
+    for now, adds in ((11.01, False), (11.5, False), (11.51, True)):
+        stage.at(now)
+        stage.beat("r2", "r3")
+        stage.do("r2", "tick")
+        assert (stage.edit is not None) is adds
+        assert (stage.do("r1", "may_read", 0) is None) is (now < 11.5)
+
+
 # -- snapshots
 
 
