@@ -41,6 +41,7 @@ class View:
         regions: server -> region, of the servers that may take replicas.
         devices: live devices, and of each whether it may take replicas.
         ends: where the logs of possible heirs end, by replica id; filled in where they may differ in what was acknowledged.
+        young: replicas that joined the in-sync set just now and would have to wait before they serve; filled in where it matters.
         silent: servers that live but do not answer now, so are not to be relied on; filled in where it matters.
     """
 
@@ -52,6 +53,7 @@ class View:
     record: bool = True
     regions: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, bool] = field(default_factory=dict)
+    young: frozenset[str] = frozenset()
     silent: frozenset[str] = frozenset()
     ends: Mapping[str, LogEnd] = field(default_factory=dict)
 

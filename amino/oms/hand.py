@@ -73,6 +73,7 @@ class Hand:
     commands: Commands
     chains: Chains
     _patience: Patience
+    _joined: Patience
     _random: random_module.Random
 
     def choose(self, ms_id: str, record: MicroserviceRecord, demand: Demand | None = None) -> Choice:
@@ -172,6 +173,14 @@ class Hand:
     async def _rewrite(self, work: Work, found: Found, document: GroupDocument) -> str | None:
         work.found = await self.writes.replace(work.ms_id, work.path, found, document)
         return None
+
+    def _young(self, document: GroupDocument) -> frozenset[str]:
+        """Return which in-sync replicas have joined just now, where a primary may be handed back to one of them."""
+        if not document.preferred_region:
+            return frozenset()
+        for replica in document.in_sync:
+            self._joined.begin(replica)
+        return frozenset(replica for replica in document.in_sync if not self._joined.is_over(replica))
 
     def _goes_elsewhere(self, work: Work, document: GroupDocument, replica: ReplicaDocument, why: NotExecuted) -> bool:
         """Return whether another server is to make a replica, because its own has not begun with it for long."""

@@ -48,7 +48,7 @@ from amino.oms.failovers import Failovers
 from amino.oms.hand import Hand, Progress, Work
 from amino.oms.heirs import log_ends
 from amino.oms.locks import Locks
-from amino.oms.patience import Patience
+from amino.oms.patience import SETTLED_S, Patience
 from amino.oms.placement import incarnation_key
 from amino.oms.ports import Blobs, Chains, Maker
 from amino.oms.records import Records
@@ -102,7 +102,7 @@ class Leader(Hand):
         self.on_wait: Callable[[str, str], None] | None = None
         self._random = random
         self.shards = Shards(self)
-        self._patience = Patience()
+        self._patience, self._joined = Patience(), Patience(SETTLED_S)
         self._tasks = TaskOwner("leader")
         self._preempted: Counter[str] = Counter()
         self._verdicts: OrderedDict[str, AminoError] = OrderedDict()
@@ -309,6 +309,7 @@ class Leader(Hand):
             record=work.record is not None,
             regions=self.directory.regions(),
             devices=self.devices(work.ms_id, work.record, found.document, work.path, work.avoid),
+            young=self._young(found.document),
             silent=await silent(self.commands, work.ms_id, found.document),
             ends=await log_ends(
                 self.commands,

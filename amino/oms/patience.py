@@ -1,7 +1,7 @@
-"""How long a slot leader insists on the server that it chose for a replica.
+"""For how long a slot leader waits for a replica: insists on its server, or leaves one that has just joined as it is.
 
-Owns the clock of each replica that is being made. Leaves choosing another server to ``leader``.
-Invariant: at most ``WAITED_MAX`` replicas are remembered, those that were waited for last.
+Owns the clocks of those replicas. Leaves what is done afterwards to ``leader``.
+Invariant: a bounded number of replicas is remembered, those that were waited for last.
 Failure behaviour: a replica that was forgotten is waited for once more.
 """
 
@@ -15,20 +15,28 @@ PATIENCE_S = 1.0
 
 That it has not begun is certain (``NotExecuted``): what takes long after it has begun, such as a large checkpoint, is waited for.
 """
-WAITED_MAX = 1024
+SETTLED_S = 0.75
+"""A replica that joined so long ago, in seconds, has waited out what its server may have promised to primaries before (``read_lease_s``,
+0.5 by default), and takes over at once. Where that is set higher, it takes over later: nothing else depends on it."""
+WAITED_MAX = 100_000
 
 
 class Patience:
-    """Since when each replica, by its id, is being made. Needs a running loop."""
+    """Since when each replica, by its id, is waited for. Needs a running loop.
 
-    def __init__(self) -> None:
+    Args:
+        enough_s: for how long one is, in seconds.
+    """
+
+    def __init__(self, enough_s: float = PATIENCE_S) -> None:
+        self._enough_s = enough_s
         self._since: OrderedDict[str, float] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"Patience({len(self._since)} waited for)"
 
     def begin(self, replica: str) -> None:
-        """Its server is about to be told; only the first time counts."""
+        """It is waited for from now on; only the first time counts."""
         self._since.setdefault(replica, asyncio.get_running_loop().time())
         while len(self._since) > WAITED_MAX:
             self._since.popitem(last=False)
@@ -36,7 +44,7 @@ class Patience:
     def is_over(self, replica: str) -> bool:
         """Return whether it has been waited for long enough."""
         now = asyncio.get_running_loop().time()
-        return now - self._since.get(replica, now) >= PATIENCE_S
+        return now - self._since.get(replica, now) >= self._enough_s
 
     def end(self, replica: str) -> None:
         """It is made, or given up."""

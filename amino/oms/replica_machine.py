@@ -242,6 +242,8 @@ def _changes(document: GroupDocument, view: View, primary: ReplicaDocument) -> S
 def _regions(document: GroupDocument, view: View, primary: ReplicaDocument) -> Step | None:
     """Bring replicas and the primary to the regions where they are wanted, one step at a time."""
     heir = to_hand_back(document, view, primary)
+    if heir is not None and heir.id in view.young:
+        return Wait(f"the primary is wanted in {document.preferred_region}: {heir.server} has just joined")
     if heir is not None:
         why = f"the primary is wanted in {document.preferred_region}: {heir.server} takes over"
         return Write(promoted(document, heir, leaving=[primary]), None, why)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 from amino.contracts.documents import GroupDocument
-from amino.oms.group_machine import Add, Done, View, Write
+from amino.oms.group_machine import Add, Done, View, Wait, Write
+from amino.oms.patience import Patience
 from amino.oms.placement import Candidate, Demand, choose, why_not
 from amino.oms.replica_machine import next_step
 from tests.oms import replicated
@@ -33,6 +37,31 @@ def test_the_primary_is_handed_back() -> None:
     assert [one.id for one in step.document.leftovers] == ["1-s2"]
     short = group("s2", "s1", "s3", in_sync=("1-s2", "1-s1"))
     assert next_step(short, view()) == Done()
+
+
+def test_the_primary_is_not_handed_back_to_who_just_joined() -> None:
+    """It would have to wait before it serves; after the loss of the primary it takes over none the less."""
+    young = replace(view(), young=frozenset({"1-s1"}))
+    assert next_step(group("s2", "s1", "s3"), young) == Wait("the primary is wanted in eu: s1 has just joined")
+    assert isinstance(next_step(group("s2", "s1", "s3"), replace(young, young=frozenset({"1-s3"}))), Write)
+    lost = next_step(group("s2", "s1", "s3"), replace(view("s2"), young=young.young))
+    assert isinstance(lost, Write)
+    assert lost.document.primary == "1-s1"
+
+
+async def test_who_was_in_sync_for_long_enough_is_settled() -> None:
+    """Only the first time counts, each replica has its own clock, and who is not known has just begun."""
+    patience = Patience(0.2)
+    patience.begin("1-s1")
+    assert not patience.is_over("1-s1")
+    deadline = asyncio.get_running_loop().time() + 0.2
+    while asyncio.get_running_loop().time() < deadline:
+        patience.begin("1-s1")
+        await asyncio.sleep(0)
+    assert patience.is_over("1-s1")
+    assert not patience.is_over("1-s2")
+    patience.end("1-s1")
+    assert not patience.is_over("1-s1")
 
 
 def test_a_lost_primary_is_followed_in_the_preferred_region() -> None:

@@ -56,6 +56,7 @@ from amino.dm.replication.messages import (
     Lagging,
     Member,
     Message,
+    Resigned,
     SnapshotHeader,
     SnapshotWanted,
     Superseded,
@@ -172,21 +173,28 @@ class Machine:
         if not state.is_me(view.member(self.me.id)):
             if state.view is None and state.applied is None:
                 return []  # a document from before this joiner was listed
-            ended: list[Effect] = [Deposed(view.epoch)] if self._primacy is not None else []
-            self._discarded, self._primacy = True, None
+            ended = self._resign(view)
+            self._discarded = True
             return [*ended, Discard(f"the group of epoch {view.epoch} does not list {self.me}")]
         before, state.view = state.view, view
         if before is None and state.applied is None:
-            state.promise(*BEFORE_ME, now)
+            state.promise(BEFORE_ME, now)
         state.epoch = max(state.epoch, view.epoch)
         if self._primacy is not None and view.epoch == self._primacy.epoch:
             return self._primacy.document(view, now)
         if view.primary == self.me.id and (before is None or view.epoch > before.epoch):
             return self._take_over(view, now)
+        self._deposed = self._deposed or self._primacy is not None
+        return self._resign(view)
+
+    def _resign(self, view: View) -> list[Effect]:
+        """Be no primary any more, and tell the next one, which need not wait for the lease then; if lost, it waits."""
         if self._primacy is None:
             return []
-        self._primacy, self._deposed = None, True
-        return [Deposed(view.epoch)]
+        served, self._primacy = self._primacy.epoch, None
+        successor = view.member(view.primary)
+        told = [Send(successor, Resigned(view.epoch, self.me, served))] if successor is not None else []
+        return [Deposed(view.epoch), *told]
 
     def _take_over(self, view: View, now: float) -> list[Effect]:
         state = self._state
@@ -220,6 +228,8 @@ class Machine:
         if isinstance(message, Superseded):
             state.epoch = max(state.epoch, message.epoch)
             return []
+        if isinstance(message, Resigned):
+            return self._resigned(message, now)
         if isinstance(message, _ANSWERS) and self._primacy is not None:
             return self._primacy.answer(message, now)
         return []
@@ -235,6 +245,12 @@ class Machine:
             return []  # what was executed here may differ from that log; the next document says what becomes of it
         return follower.accept(state, append)
 
+    def _resigned(self, message: Resigned, now: float) -> list[Effect]:
+        state, sender = self._state, message.sender
+        state.epoch = max(state.epoch, message.epoch)  # a late heartbeat of the former primary is promised nothing
+        state.release((sender.server, sender.incarnation, message.served))
+        return self._primacy.go_on(now) if self._primacy is not None else []
+
     # -- heartbeats and servers
 
     def heartbeat(self, server: str, incarnation: int, epoch: int, now: float) -> bool:
@@ -246,7 +262,7 @@ class Machine:
         if self._discarded or state.view is None or epoch < state.epoch:
             return False
         state.epoch = epoch
-        state.promise(server, incarnation, now)
+        state.promise((server, incarnation, epoch), now)
         return True
 
     def peer_acknowledged(self, server: str, incarnation: int, sent_at: float, now: float) -> list[Effect]:

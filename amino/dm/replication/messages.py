@@ -114,7 +114,15 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     entry_epoch: int
 
 
-Message = Append | Appended | Lagging | SnapshotWanted | Superseded | SnapshotHeader
+class Resigned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Former primary to its successor: since I saw the document of ``epoch``, I answer nothing as primary of ``served``."""
+
+    epoch: int
+    sender: Member
+    served: int
+
+
+Message = Append | Appended | Lagging | SnapshotWanted | Superseded | SnapshotHeader | Resigned
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -23,7 +23,10 @@ PROMISES_MAX = 16
 Server = tuple[str, int]
 """Name and incarnation."""
 
-BEFORE_ME: Server = ("", 0)
+Promised = tuple[str, int, int]
+"""To whom something is promised: name and incarnation of a server, and the epoch in which a replica there was primary."""
+
+BEFORE_ME: Promised = ("", 0, 0)
 """Whoever was promised something, for this group, by an earlier replica on a joiner's server."""
 
 
@@ -38,7 +41,7 @@ class ReplicaState:
         applied: index up to which the object's state goes; None while there is no state.
         distrusted: 0, or the index which a snapshot must reach to replace a state that diverged.
         installing: the snapshot being loaded.
-        promised: when a heartbeat of the primary on that server was last acknowledged.
+        promised: when a heartbeat of that primary was last acknowledged.
         lost: incarnations that a list of servers misses.
         dead: incarnations proven dead.
     """
@@ -54,7 +57,7 @@ class ReplicaState:
     applied: int | None = None
     distrusted: int = 0
     installing: SnapshotHeader | None = None
-    promised: dict[Server, float] = field(default_factory=dict)
+    promised: dict[Promised, float] = field(default_factory=dict)
     lost: set[Server] = field(default_factory=set)
     dead: set[Server] = field(default_factory=set)
 
@@ -80,12 +83,16 @@ class ReplicaState:
         droppable = min(self.commit, self.applied or 0)
         self.log.trim(keep_after, droppable, self.options.log_bytes_max)
 
-    def promise(self, server: str, incarnation: int, now: float) -> None:
-        """Note that a heartbeat of the primary on that server is acknowledged now."""
+    def promise(self, to: Promised, now: float) -> None:
+        """Note that a heartbeat of that primary is acknowledged now."""
         if len(self.promised) >= PROMISES_MAX:
             ended = now - 2 * self.options.read_lease_s
-            self.promised = {server: at for server, at in self.promised.items() if at > ended}
-        self.promised[server, incarnation] = now
+            self.promised = {primary: at for primary, at in self.promised.items() if at > ended}
+        self.promised[to] = now
+
+    def release(self, to: Promised) -> None:
+        """Note that this primary has resigned: what was promised to it holds nobody up. Others on its server keep theirs."""
+        self.promised.pop(to, None)
 
     def free_at(self) -> float:
         """Return when every earlier primary to which this server promised anything has stopped serving reads."""
@@ -93,4 +100,6 @@ class ReplicaState:
             return 0.0
         gone = self.dead if self.rules.list_is_no_proof else self.dead | self.lost
         lease_s = self.options.read_lease_s * (1 + CLOCK_DRIFT_MAX)
-        return max((at + lease_s for server, at in self.promised.items() if server not in gone), default=0.0)
+        return max(
+            (at + lease_s for (*server, _), at in self.promised.items() if tuple(server) not in gone), default=0.0
+        )

@@ -86,6 +86,29 @@ def takeover() -> Stage:
     return stage
 
 
+def handover() -> Stage:
+    """A primary that sees its successor's document resigns: the next one need not wait for the lease, and what is late finds it."""
+    stage = group("r1", "r2", "r3")
+    stage.write("r1", "one")
+    stage.talk()
+    stage.at(10.1)
+    stage.beat("r1", "r2", "r3")
+    stage.say("r2 is promoted and sees it first: it waits")
+    changed = promoted(stage.view, "r2", ("r1",))
+    stage.rewrite(epoch=2, replicas=changed.replicas, primary="r2", in_sync=changed.in_sync)
+    stage.show("r2")
+    stage.talk("r2", "r3")
+    stage.say("the old primary sees it, too")
+    stage.show("r1")
+    stage.do("r1", "may_read", 1)
+    stage.deliver("r1", "r2")
+    stage.say("a heartbeat of before it arrives late: nothing is promised")
+    stage.do("r2", "heartbeat", "s1", 1, 1)
+    stage.beat("r2", "r3")
+    stage.do("r2", "may_read", 1)
+    return stage
+
+
 def divergence() -> Stage:
     """A replay gives another result than the primary's: the follower copies a fresh snapshot."""
     stage = group("r1", "r2")
@@ -131,6 +154,7 @@ LIVES = {
     "founding": founding,
     "silent-member": silent_member,
     "takeover": takeover,
+    "handover": handover,
     "divergence": divergence,
     "stuck": stuck,
 }

@@ -16,6 +16,7 @@ from amino.dm.replication.messages import (
     Lagging,
     Member,
     Message,
+    Resigned,
     SnapshotHeader,
     SnapshotWanted,
     Superseded,
@@ -46,6 +47,8 @@ def told(message: Message) -> str:
             return "needs a snapshot"
         case Superseded():
             return f"refused: epoch {message.epoch} is known"
+        case Resigned():
+            return f"resigned as primary of epoch {message.served}, for epoch {message.epoch}"
         case SnapshotHeader():
             return f"snapshot at {message.index} (epoch {message.entry_epoch})"
 

@@ -6,7 +6,7 @@ import pytest
 
 from amino.dm.replication import effects as does
 from amino.dm.replication.machine import Machine, Role
-from amino.dm.replication.messages import Append, Entry, SnapshotHeader, SnapshotWanted
+from amino.dm.replication.messages import Append, Entry, Resigned, SnapshotHeader, SnapshotWanted
 from amino.dm.replication.state import PROMISES_MAX
 from amino.dm.replication.view import Options, View
 from tests.dm.replication.stage import OPTIONS, Stage, group, member
@@ -150,7 +150,7 @@ def test_promises_are_forgotten_when_they_have_ended():
         assert machine.heartbeat(f"s{number}", 1, 1, float(number))
     promised = machine._state.promised
     assert len(promised) <= PROMISES_MAX
-    assert ("s47", 1) in promised
+    assert ("s47", 1, 1) in promised
 
 
 def test_a_joiner_keeps_what_its_server_may_have_promised_before():
@@ -183,6 +183,29 @@ def test_a_joiner_that_promised_nothing_is_no_heir_while_the_old_primary_may_rea
         stage.do("r2", "tick")
         assert (stage.edit is not None) is adds
         assert (stage.do("r1", "may_read", 0) is None) is (now < 11.5)
+
+
+def test_who_resigns_releases_what_was_promised_to_that_primacy_only():
+    """What its server was promised in another epoch, by whichever replica, still has to be waited for; twice does no harm."""
+    machine = follower()
+    for epoch in (1, 3):
+        assert machine.heartbeat("s1", 1, epoch, 10.0)
+    resigned = Resigned(4, member("r1"), 1)
+    for _ in range(2):
+        assert machine.message(resigned, 10.1) == []
+    assert list(machine._state.promised) == [("s1", 1, 3)]
+    assert not machine.heartbeat("s1", 1, 3, 10.1)  # of before the document that it has seen
+    assert machine._state.free_at() > 10.5
+
+
+def test_a_primary_that_is_listed_no_more_resigns_before_it_is_discarded():
+    """Taken out of the group, it still tells its successor; without a successor it tells nobody."""
+    for primary, told in (("r2", [Resigned(2, member("r1"), 1)]), ("", [])):
+        stage = group("r1", "r2")
+        effects = stage.machines["r1"].document(View(2, 2, (member("r2"),), primary, ("r2",)), 10.1)
+        assert isinstance(effects[0], does.Deposed)
+        assert isinstance(effects[-1], does.Discard)
+        assert [(one.to, one.message) for one in effects[1:-1]] == [(member("r2"), one) for one in told]
 
 
 # -- snapshots

@@ -12,6 +12,7 @@ from amino.dm.replication.messages import (
     Entry,
     Lagging,
     Member,
+    Resigned,
     SnapshotHeader,
     SnapshotWanted,
     Superseded,
@@ -28,6 +29,7 @@ MESSAGES = [
     Lagging(3, B, 9, 2),
     SnapshotWanted(3, B, 0),
     Superseded(4, B),
+    Resigned(5, B, 4),
     SnapshotHeader(3, A, B, 6, 3),
 ]
 
