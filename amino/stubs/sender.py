@@ -31,6 +31,8 @@ class ChainChanged(Exception):
 _PLACES = frozenset({"wrong-shard", "no-group", "other-shards"})
 _BACKOFF_S = 0.005
 _BACKOFF_MAX_S = 0.25
+_BACKOFF_SHARE = 0.25
+"""Of what a call has waited for a place to go: with doubled pauses a failover of 0.4 s was noticed up to 0.3 s late."""
 
 
 class Sender:
@@ -75,7 +77,7 @@ class Sender:
         if call.spread >= 0 and not primary:
             return await self._send_elsewhere(call)
         runtime, target = self._runtime, self._target
-        backoff_s = _BACKOFF_S
+        backoff_s, began = _BACKOFF_S, 0.0
         while True:
             try:
                 location = target.location
@@ -96,12 +98,14 @@ class Sender:
                 if call.attempt and error.reason == "deadline":
                     raise OutcomeUnknown(f"{call.method} was sent before, and {error}") from error
                 at_hand = runtime.is_stale(target, call, error)
-                remaining = call.deadline - runtime.clock.monotonic()
+                now = runtime.clock.monotonic()
+                began, remaining = began or now, call.deadline - now
                 if remaining <= backoff_s or error.reason in {"deadline", "locked"}:
                     raise _final(call, error) from None
                 if not at_hand:
                     await sleep(backoff_s * (0.5 + runtime.random.random()))
-                    backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+                    grown_s = backoff_s * 2 if error.reason == "overloaded" else (now - began) * _BACKOFF_SHARE
+                    backoff_s = min(max(backoff_s, grown_s), _BACKOFF_MAX_S)
             except OutcomeUnknown:
                 found = target.where(call.path)
                 if (

@@ -106,7 +106,8 @@ class Driver:
         self.document_changed()
 
     def stop(self) -> None:
-        """Take part no more: callers end as unknown."""
+        """Take part no more: callers end as unknown, and others need not wait for what they promised to this primary."""
+        self.do(self.machine.stop())
         self.stopped = True
         if self._timer is not None:
             self._timer.cancel()

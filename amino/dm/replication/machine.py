@@ -35,6 +35,7 @@ All on one event loop. Every event is a method call that returns effects, to be 
   False (or no such replica) names it as not covered. The sender tells covered ones with
   ``peer_acknowledged(server, incarnation, sent_at, now)``: server and incarnation as the peer stated them, the time as
   taken before sending.
+* The end: ``stop()``, before the replica leaves its server in good order.
 * Servers: ``server_lost(server, incarnation, now, proven=...)``; ``proven`` only if a tombstone says so.
 * ``Edit``: one guarded write; then ``edit_settled(view, now)`` with the document as written or, if it was refused, as read
   in the same transaction, or ``edit_unknown(now)`` if no answer came.
@@ -186,6 +187,15 @@ class Machine:
             return self._take_over(view, now)
         self._deposed = self._deposed or self._primacy is not None
         return self._resign(view)
+
+    def stop(self) -> list[Effect]:
+        """Take no part any more; a primary tells all others, for the next one may be chosen already, or soon."""
+        state = self._state
+        if self._primacy is None or state.view is None:
+            return []
+        served, self._primacy, self._deposed = self._primacy.epoch, None, True
+        others = [member for member in state.view.replicas if not state.is_me(member)]
+        return [Send(member, Resigned(served + 1, self.me, served)) for member in others]
 
     def _resign(self, view: View) -> list[Effect]:
         """Be no primary any more, and tell the next one, which need not wait for the lease then; if lost, it waits."""

@@ -115,7 +115,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class Resigned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
-    """Former primary to its successor: since I saw the document of ``epoch``, I answer nothing as primary of ``served``."""
+    """Former primary to who may follow it: I answer nothing any more as primary of ``served``; ``epoch`` follows, or has begun."""
 
     epoch: int
     sender: Member

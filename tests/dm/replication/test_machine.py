@@ -208,6 +208,21 @@ def test_a_primary_that_is_listed_no_more_resigns_before_it_is_discarded():
         assert [(one.to, one.message) for one in effects[1:-1]] == [(member("r2"), one) for one in told]
 
 
+def test_a_primary_that_stops_resigns_to_all():
+    """Who leaves its server in good order need not have seen who follows; it answers nothing then, and a later document counts."""
+    stage = group("r1", "r2", "r3")
+    machine = stage.machines["r1"]
+    sent = [(one.to, one.message) for one in machine.stop()]
+    assert sent == [(member(other), Resigned(2, member("r1"), 1)) for other in ("r2", "r3")]
+    assert machine.may_read(0, 10.0) is machine.may_write() is not None
+    assert machine.stop() == stage.machines["r2"].stop() == []
+    assert stage.machines["r2"].message(sent[0][1], 10.1) == []
+    promoted_view = View(2, 2, (member("r2"), member("r3")), "r2", ("r2",))
+    assert does.Serving(2) in stage.machines["r2"].document(promoted_view, 10.1)
+    machine.document(View(3, 3, (member("r1"), member("r2")), "r1", ("r1",)), 10.2)
+    assert machine.role is Role.PRIMARY
+
+
 # -- snapshots
 
 
