@@ -94,8 +94,11 @@ def supervisor_of(first: int) -> int:
 
 def _child_of(parent: int, is_it: Callable[[list[str]], bool]) -> int:
     try:
-        for child in psutil.Process(parent).children():
-            if is_it(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+        process = psutil.Process(parent)
+        own = process.cmdline()  # of a child that the parent has just forked, too, until it runs what it is for
+        for child in process.children():
+            command = child.cmdline()
+            if command != own and is_it(command) and child.status() != psutil.STATUS_ZOMBIE:
                 return child.pid
     except psutil.Error:
         return 0

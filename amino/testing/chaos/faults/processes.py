@@ -101,9 +101,10 @@ class KillKernel(_Kill):
 
 
 class KillSupervisor(_Kill):
-    """SIGKILL of a server's supervisor alone."""
+    """SIGKILL of a server's supervisor alone; back after a while, as whoever starts services again lets pass."""
 
     kind = "kill-supervisor"
+    lasts = (0.25, 1.25)
     part = Part.SUPERVISOR
 
 
