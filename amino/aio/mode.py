@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
@@ -143,3 +143,21 @@ async def on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T],
     except TimeoutError:
         future.cancel()
         raise
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at the same time on a loop, one after the other in a thread without one.
+
+    Returns:
+        What each returns, in their order. The first error passes through when all have ended; on a loop it, and a cancellation, ends
+        the others early.
+    """
+    several = list(coroutines)
+    if len(several) < 2 or not on_loop():
+        return [await each for each in several]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in several]
+    except BaseExceptionGroup as problems:
+        raise problems.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from amino.aio.mode import dive, drive, on_loop, surface
+from amino.aio.mode import dive, drive, on_loop, surface, together
 from amino.aio.signal import Signal
 from amino.aio.tasks import TaskOwner
 
@@ -140,3 +140,44 @@ def test_a_signal_is_awaited_with_a_bound_on_loops_and_in_threads():
     with pytest.raises(TimeoutError):
         drive(never.wait(0.001))
     assert "0 waiting" in repr(never)
+
+
+async def test_together_is_at_the_same_time_on_a_loop():
+    """The first can wait for the last; results are in order; the first error ends the others, and is itself."""
+    released, ended = Signal(), []
+
+    async def first():
+        await released.wait()
+        return 1
+
+    async def last():
+        released.set(None)
+        return 2
+
+    assert await together([first(), last()]) == [1, 2]
+    assert await together([]) == []
+
+    async def refuses():
+        raise KeyError("no")
+
+    async def waits():
+        try:
+            await Signal().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(KeyError, match="no"):
+        await together([waits(), refuses()])
+    assert ended == [True]
+
+
+def test_together_is_one_after_the_other_in_a_thread():
+    """Nothing there can be suspended."""
+    seen = []
+
+    async def note(number):
+        seen.append(number)
+        return number
+
+    in_a_thread(lambda: seen.append(drive(together(note(number) for number in range(3)))))
+    assert seen == [0, 1, 2, [0, 1, 2]]

@@ -9,6 +9,7 @@ commit whose initiator is gone the cohorts tell each other, and then remove its 
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,7 @@ from amino.dm.transactions.component import (
     Verdict,
     aborted,
     payload_of,
+    transaction_of,
 )
 from amino.dm.transactions.machine import Cohort, Prepared
 from amino.errors import AminoError, Invalid, NotExecuted
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 PREPARE, DECIDE = "prepare", "decide"
 PREPARED, DONE = "prepared", "done"
 _VOTE_WAIT_S = 1.0
+_OUTCOME_WAIT_S = 0.1
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Operation]).decode
 
@@ -69,6 +72,8 @@ class CohortComponent(Transactions):
     async def before_call(self, call: Call) -> Callable[[], None] | None:
         """Let calls in together; one that votes or commits alone; nobody while a promise is open."""
         if call.flags & PROVISIONAL:
+            if self._cohort.prepared is not None and transaction_of(call)[1] == 1:
+                await self._outcome_soon(call)
             return None
         message = self.message_of(call)
         if message is None:
@@ -84,6 +89,14 @@ class CohortComponent(Transactions):
         except TimeoutError:
             raise self._locked(call) from None
         return lambda: self._let_others_in(transaction)
+
+    async def _outcome_soon(self, call: Call) -> None:
+        """Wait a moment for the outcome of an open promise: a copy of what is about to change would be void with it.
+
+        Not for long: where nobody can learn outcomes, who waited for them would only come later to what it can do by then.
+        """
+        with contextlib.suppress(TimeoutError):
+            self.lock.unshare(await self.lock.share(call.request, _OUTCOME_WAIT_S))
 
     async def _let_in(self, call: Call) -> Callable[[], None]:
         wait_s = min(self._timeout_s, max(call.deadline - self.context.clock.monotonic(), 0.0))

@@ -12,6 +12,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from amino.aio.mode import together
 from amino.contracts.calls import CURRENT, Call, component_message
 from amino.contracts.decisions import ABORT, COMMIT, PENDING, BeginDecisionRequest, DecideRequest
 from amino.contracts.decisions import COMMITTED as DECIDED
@@ -82,11 +83,15 @@ class DistributedTransaction(Block):
         if not writers and self._participant is not None:
             return await self._resource_alone(readers)
         coordinator = machine.Coordinator(writers, readers, resource=bool(self._resource))
-        while (effect := coordinator.next()) is not None:
-            coordinator.done(*await self._carry_out(effect))
+        await self._conduct(coordinator)
         if self._participant is not None and coordinator.outcome == ABORTED:
             await self._participant.rollback()
         return self._verdict(coordinator)
+
+    async def _conduct(self, coordinator: machine.Coordinator) -> None:
+        while due := coordinator.due():
+            for answer in await together(self._carry_out(effect) for effect in due):
+                coordinator.done(*answer)
 
     def _verdict(self, coordinator: machine.Coordinator) -> Verdict:
         if coordinator.outcome == COMMITTED:
@@ -99,8 +104,7 @@ class DistributedTransaction(Block):
         """Nothing here was changed: validate, and let the resource commit by itself."""
         assert self._participant is not None
         coordinator = machine.Coordinator((), readers)
-        while (effect := coordinator.next()) is not None:
-            coordinator.done(*await self._carry_out(effect))
+        await self._conduct(coordinator)
         if coordinator.outcome != COMMITTED:
             await self._participant.rollback()
             return self._verdict(coordinator)

@@ -11,6 +11,7 @@ that of a database that decides, leaves the outcome to recovery.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -71,10 +72,10 @@ YES, NO, UNKNOWN = "yes", "no", "unknown"
 
 
 class Coordinator:
-    """One transaction's coordinator: carry out ``next()``, report with ``done``, until it is None.
+    """One transaction's coordinator: carry out what ``due()`` says, report each with ``done``, until it is empty.
 
     Args:
-        writers, readers: cohorts that were called, those that may have changed and those that were only read.
+        writers, readers: cohorts that were called, those that may have changed and those that were only read; in any order.
         resource: whether a database decides.
 
     Attributes:
@@ -83,8 +84,8 @@ class Coordinator:
     """
 
     def __init__(self, writers: tuple[str, ...], readers: tuple[str, ...] = (), *, resource: bool = False) -> None:
-        self._writers = writers
-        self._readers = readers
+        self._writers = tuple(sorted(writers))
+        self._readers = tuple(sorted(readers))
         self._resource = resource
         self._asked: list[str] = []
         self._untold = False
@@ -93,18 +94,19 @@ class Coordinator:
         if writers:
             self._todo: deque[Effect] = deque([Begin()])
         else:
-            self._todo = deque(Validate(each) for each in readers)
+            self._todo = deque(Validate(each) for each in self._readers)
             self._todo_if_read_only()
 
     def __repr__(self) -> str:
         return f"Coordinator({self.outcome or 'open'}, {len(self._todo)} steps known)"
 
-    def next(self) -> Effect | None:
-        """Return what to do now, None when there is nothing left."""
-        return self._todo[0] if self._todo else None
+    def due(self) -> list[Effect]:
+        """Return what to do now, empty when there is nothing left; of several, which cohorts are told, none waits for another."""
+        told = list(itertools.takewhile(lambda each: isinstance(each, Tell | Drop), self._todo))
+        return told or list(itertools.islice(self._todo, 1))
 
     def done(self, answer: str, reason: str = "", text: str = "") -> None:
-        """Report the answer to ``next()``: ``yes``, ``no`` or ``unknown``; to a ``Decide``: yes if commit is decided."""
+        """Report the answer to the first of ``due()``: ``yes``, ``no`` or ``unknown``; to a ``Decide``: yes if commit is decided."""
         effect = self._todo.popleft()
         match effect:
             case Begin():

@@ -74,9 +74,10 @@ class Trace:
 
     async def step(self, *, lost: bool = False) -> bool:
         """Let the initiator do one thing; ``lost``: its answer never comes. Returns whether there was one."""
-        effect = self.coordinator.next()
-        if effect is None:
+        due = self.coordinator.due()
+        if not due:
             return False
+        effect = due[0]
         answer = await self._carry_out(effect)
         self.note(f"initiator: {effect} -> {'(lost) ' if lost else ''}{answer}")
         self.coordinator.done(UNKNOWN if lost else answer, "lost" if lost else "", "")
@@ -224,8 +225,8 @@ def test_readers_are_validated_after_writers_are_prepared():
     """Else two transactions could each read what the other writes."""
     coordinator = Coordinator(("w",), ("r",), resource=True)
     steps = []
-    while (effect := coordinator.next()) is not None:
-        steps.append(type(effect).__name__)
+    while due := coordinator.due():
+        steps.append(type(due[0]).__name__)
         coordinator.done(YES)
     assert steps == ["Begin", "Prepare", "Validate", "CommitResource", "Decide", "Tell", "End"]
 
@@ -236,7 +237,7 @@ def test_readers_alone_need_no_decision():
     coordinator.done(YES)
     assert coordinator.outcome == ""
     coordinator.done(YES)
-    assert (coordinator.outcome, coordinator.next()) == ("committed", None)
+    assert (coordinator.outcome, coordinator.due()) == ("committed", [])
     outrun = Coordinator((), ("r", "s"))
     outrun.done(NO, "conflict", "x")
     assert outrun.outcome == "aborted"
@@ -245,13 +246,29 @@ def test_readers_alone_need_no_decision():
 
 def test_a_veto_of_the_resource_aborts_and_its_silence_is_in_doubt():
     """Only the database knows."""
-    for answer, outcome, then in ((NO, "", machine.Decide(commit=False)), (UNKNOWN, "in doubt", None)):
+    for answer, outcome, then in ((NO, "", [machine.Decide(commit=False)]), (UNKNOWN, "in doubt", [])):
         coordinator = Coordinator(("w",), resource=True)
         coordinator.done(YES)
         coordinator.done(YES)
-        assert coordinator.next() == machine.CommitResource()
+        assert coordinator.due() == [machine.CommitResource()]
         coordinator.done(answer, "veto", "x")
-        assert (coordinator.outcome, coordinator.next()) == (outcome, then)
+        assert (coordinator.outcome, coordinator.due()) == (outcome, then)
+
+
+def test_writers_are_prepared_in_one_order_and_told_at_once():
+    """Of two transactions that meet, the first that both want lets one pass; who is told waits for nobody else."""
+    coordinator = Coordinator(("b", "a", "c"), ("r",))
+    steps = []
+    while due := coordinator.due():
+        steps.append(due)
+        for _ in due:
+            coordinator.done(YES)
+    assert steps[1:4] == [[machine.Prepare(each)] for each in "abc"]
+    assert steps[-2:] == [[machine.Tell(each, commit=True) for each in "abc"], [machine.End()]]
+    refused = Coordinator(("b", "a"), ("r",))
+    for answer in (YES, NO, NO):
+        refused.done(answer)
+    assert refused.due() == [machine.Tell("a", commit=False), machine.Drop("b"), machine.Drop("r")]
 
 
 def test_a_cohort_that_could_not_be_told_keeps_the_key_alive():
@@ -259,7 +276,7 @@ def test_a_cohort_that_could_not_be_told_keeps_the_key_alive():
     coordinator = Coordinator(("a", "b"))
     for answer in (YES, YES, YES, YES, UNKNOWN, YES):
         coordinator.done(answer)
-    assert (coordinator.outcome, coordinator.next()) == ("committed", None)
+    assert (coordinator.outcome, coordinator.due()) == ("committed", [])
 
 
 def test_a_cohort_makes_one_promise_and_is_overdue_after_its_time():

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import amino
+from amino.aio.mode import drive
 from amino.contracts.decisions import DecisionsRequest
 from amino.dm import AtLeastOnceRPC, ConsensusRSM, PeriodicCheckpoint, TwoPhaseCommit
+from amino.dm.transactions import machine
 from amino.dm.transactions.sql import recover
 from amino.errors import Invalid, TransactionAborted
 from tests.acceptance.figures import Figures, rounds, slack
@@ -114,29 +116,62 @@ def test_a_method_can_be_a_transaction(client):
     assert (one.read(), two.read()) == (100, 100)
 
 
-def test_cohorts_whose_initiator_is_gone_learn_and_are_free(client):
-    """Prepared and never told: after ``timeout_s`` they have it aborted, and others go on."""
-    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
+def promise_and_go(client, one, two, afterwards=lambda _: None):
+    """Prepare a transfer of 10 from ``one`` to ``two``, as an initiator does that dies before it decides, or does ``afterwards``."""
     block = client.transaction()
 
     def work():
         block.begin()
         one.add(-10)
         two.add(10)
-        from amino.aio.mode import drive
-        from amino.dm.transactions import machine
-
         assert drive(block._carry_out(machine.Begin()))[0] == "yes"
         for microservice in list(block._parts):
             assert drive(block._carry_out(machine.Prepare(microservice)))[0] == "yes"
+        afterwards(block)
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(20.0)
+    return thread
+
+
+def test_cohorts_whose_initiator_is_gone_learn_and_are_free(client):
+    """Prepared and never told: after ``timeout_s`` they have it aborted, and others go on."""
+    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
+    promise_and_go(client, one, two).join(20.0)
     began = time.monotonic()
     assert (one.read(), two.read()) == (100, 100)
     assert 1.0 < time.monotonic() - began < 8.0 * slack()
     assert decisions_left(client) == ()
+
+
+def test_a_transaction_that_begins_beside_a_promise_waits_a_moment_for_its_outcome(client):
+    """What it would copy before is void with the commit: it copies what is there afterwards, and is not aborted for sure."""
+    one, two = (client.new(amino.spec(Wallet, dms=COHORT)) for _ in range(2))
+    committed = tries = 0
+    while not committed and tries < 20:
+        tries += 1
+        promised = threading.Event()
+
+        def decide(block, promised=promised):
+            promised.set()
+            threading.Event().wait(0.03)  # the other's first call comes while the promise stands
+            assert drive(block._carry_out(machine.Decide(commit=True)))[0] == "yes"
+            for microservice in list(block._parts):
+                drive(block._carry_out(machine.Tell(microservice, commit=True)))
+            drive(block._carry_out(machine.End()))
+
+        thread = promise_and_go(client, one, two, decide)
+        assert promised.wait(20.0)
+        try:
+            with client.transaction():
+                two.add(1)
+                one.add(-1)
+            committed += 1
+        except TransactionAborted:
+            pass  # the machine was busy for longer than a transaction waits
+        thread.join(20.0)
+    assert committed
+    assert (one.read(), two.read()) == (100 - 10 * tries - committed, 100 + 10 * tries + committed)
 
 
 @pytest.mark.parametrize("chain", [COHORT, REPLICATED], ids=["checkpoint", "consensus"])
