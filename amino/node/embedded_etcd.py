@@ -31,7 +31,13 @@ from amino.errors import CoordinationUnavailable, Invalid
 _log = logging.getLogger("amino.node")
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
-MEMBER_OPTIONS = ("--pre-vote=true", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h")
+MEMBER_OPTIONS = (
+    "--pre-vote=true",
+    "--heartbeat-interval=50",
+    "--election-timeout=500",
+    "--auto-compaction-mode=periodic",
+    "--auto-compaction-retention=1h",
+)
 """What every member should run with: ``docs/operations.md``, "Care of etcd"."""
 _VERSION = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 _LOSSY = {(3, 5, 0), (3, 5, 1), (3, 5, 2)}
