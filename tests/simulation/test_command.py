@@ -30,7 +30,7 @@ def test_the_report_tells_what_ran(tmp_path):
 def test_a_finding_is_reported_with_its_seed(monkeypatch, capsys):
     """With a broken fence the command exits with 1 and names invariant and seed."""
     monkeypatch.setattr(SessionView, "valid", lambda self: True)
-    assert main(["--first", "5", "--seeds", "3", "--hours", "0.1"]) == 1
+    assert main(["--first", "20", "--seeds", "2", "--hours", "0.1"]) == 1
     told = capsys.readouterr().err
     assert "seed " in told
     assert "invariant 8" in told
