@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amino.errors import Invalid
+from amino.testing.chaos.clusters.disk import place_in_memory
 
 INSIDE = Path(__file__).parent / "inside"
 _FILES = ("ahead", "kernel", "supervisor")
@@ -33,7 +34,8 @@ class Clocks:
 
     def __init__(self, servers: Sequence[str], folder: Path | None = None) -> None:
         self._own = folder is None
-        self.folder = folder if folder is not None else Path(tempfile.mkdtemp(prefix="amino-clocks-"))
+        # Whoever asks for the time writes there what it was told: on a disk it would wait whenever somebody syncs.
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="amino-clocks-", dir=place_in_memory()))
         self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o755)
         self._servers = tuple(servers)

@@ -29,7 +29,7 @@ from amino.aio.mode import offload
 from amino.errors import AminoError, ClusterUnavailable, Invalid, NotFound
 from amino.node.embedded_etcd import MEMBER_OPTIONS
 from amino.testing.chaos.clusters.clocks import INSIDE, Clocks
-from amino.testing.chaos.clusters.disk import Disk
+from amino.testing.chaos.clusters.disk import Disk, place_in_memory
 from amino.testing.chaos.clusters.disk import unusable as no_disk
 from amino.testing.chaos.clusters.memory import unusable as no_pressure
 from amino.testing.chaos.clusters.netfilter import Netfilter
@@ -182,7 +182,8 @@ class ContainerCluster:
 
     def _create(self) -> None:
         _remove_left_behind()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        # In memory: every start of a container syncs the disk, which the machines of a real cluster do not share.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place_in_memory()))
         self._folder.chmod(0o755)
         self.clocks = Clocks(self.servers, self._folder / "clocks")
         store = self._folder / "store"
@@ -206,9 +207,11 @@ class ContainerCluster:
             self._init_pid,
         )
         for index in range(self.members):
-            self._run(
-                _member(index), self._base, self._etcd_command(index), {str(self._etcd_binary): ("/usr/bin/etcd", "ro")}
-            )
+            where = {
+                str(self._etcd_binary): ("/usr/bin/etcd", "ro"),
+                str(self._folder / _member(index)): ("/etcd-data", "rw"),
+            }
+            self._run(_member(index), self._base, self._etcd_command(index), where)
         for name in self.servers:
             found_first = self._found_first(name)
             found_first.mkdir(parents=True)
@@ -494,7 +497,7 @@ def _remove_left_behind() -> None:
                     network.remove()
     finally:
         client.close()
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in Path(place_in_memory()).glob(f"{_PREFIX}*"):
         maker = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if maker.isdigit() and not psutil.pid_exists(int(maker)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -56,7 +56,7 @@ class Disk:
         if why:
             raise OSError(errno.EPERM, why)
         _remove_left_behind()
-        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_place()))
+        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place_in_memory()))
         self._freezer: subprocess.Popen[bytes] | None = None
         image = self._home / _IMAGE
         self._mounted = self._home / _MOUNTED
@@ -164,8 +164,8 @@ class Disk:
         _remove(self._home)
 
 
-def _place() -> str:
-    """Return where the image is kept: in memory if that can be, so that what it costs is what the fault costs."""
+def place_in_memory() -> str:
+    """Return where files go that must cost nothing, on a disk that a fault or a start of a container keeps busy: in memory if that can be."""
     memory = Path("/dev/shm")  # noqa: S108 - it is where Linux has it
     return str(memory) if memory.is_dir() and os.access(memory, os.W_OK) else tempfile.gettempdir()
 
@@ -185,7 +185,7 @@ def _remove(home: Path) -> None:
 
 
 def _remove_left_behind() -> None:
-    for home in Path(_place()).glob(f"{_PREFIX}*"):
+    for home in Path(place_in_memory()).glob(f"{_PREFIX}*"):
         pid = home.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             _remove(home)
