@@ -1,7 +1,6 @@
 """The topology ``containers``: three members of etcd and the kernel servers in a container each, with addresses of their own.
 
-Owns containers, their network and the store they share. Leaves the image to ``deploy/docker`` and rules of the network to
-``netfilter``.
+Owns containers, their network and the store they share. Leaves the image to ``deploy/docker``, rules to ``netfilter``.
 Invariants: addresses are from 198.18.0.0/15, on a network that is the cluster's own; containers carry the label of the process
 that made them, and those of processes that are gone are removed with the next cluster.
 Failure behaviour: without Docker, root or the image, ``unusable`` says why and what to do; what does not come up is
@@ -51,6 +50,7 @@ LABEL = "amino.chaos"
 PORT, ETCD_PORT, PEER_PORT = 7400, 2379, 2380
 START_S = 90.0
 _FIRST_MEMBER, _FIRST_SERVER = 10, 20
+_DATA = ("/etcd-data", "rw")
 _STORE = "/var/lib/amino/store"
 _FOUND_FIRST = "/var/lib/amino/first"
 _INSIDE, _CLOCKS = "/var/lib/amino/inside", "/var/lib/amino/clocks"
@@ -207,11 +207,8 @@ class ContainerCluster:
             self._init_pid,
         )
         for index in range(self.members):
-            where = {
-                str(self._etcd_binary): ("/usr/bin/etcd", "ro"),
-                str(self._folder / _member(index)): ("/etcd-data", "rw"),
-            }
-            self._run(_member(index), self._base, self._etcd_command(index), where)
+            places = {str(self._etcd_binary): ("/usr/bin/etcd", "ro"), str(self._folder / _member(index)): _DATA}
+            self._run(_member(index), self._base, self._etcd_command(index), places)
         for name in self.servers:
             found_first = self._found_first(name)
             found_first.mkdir(parents=True)
@@ -290,7 +287,7 @@ class ContainerCluster:
             f"{_member(one)}=http://{self._addresses[_member(one)]}:{PEER_PORT}" for one in range(self.members)
         )
         return [
-            "etcd", "--name", name, "--data-dir", "/etcd-data",
+            "etcd", "--name", name, "--data-dir", _DATA[0],
             "--listen-client-urls", f"http://0.0.0.0:{ETCD_PORT}", "--advertise-client-urls", f"http://{address}:{ETCD_PORT}",
             "--listen-peer-urls", f"http://0.0.0.0:{PEER_PORT}", "--initial-advertise-peer-urls", f"http://{address}:{PEER_PORT}",
             "--initial-cluster", peers, *MEMBER_OPTIONS,
