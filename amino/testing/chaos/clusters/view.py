@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
+from amino.aio.mode import offload
 from amino.contracts.documents import EventRecord, GroupDocument, Manifest, Phase, ServerRecord, decode
 from amino.coordination.election import decode_slot
 from amino.coordination.etcd import EtcdStore
@@ -286,15 +287,21 @@ class ClusterView:
                 for replica in document.replicas:
                     hosted[replica.server] = hosted.get(replica.server, 0) + 1
             found.update({f"{name} objects": count for name, count in hosted.items()})
-        for name in cluster.servers:
-            with contextlib.suppress(psutil.Error, OSError):
-                pid = cluster.pid(name, Part.KERNEL)
-                process = psutil.Process(pid) if pid else None
-                if process is not None and process.status() != psutil.STATUS_ZOMBIE:
-                    found[f"{name} memory bytes"] = process.memory_info().rss
-                    found[f"{name} descriptors"] = process.num_fds()
-                    found[f"{name} threads"] = process.num_threads()
-        return found
+        return found | await offload(_of_processes, cluster)
+
+
+def _of_processes(cluster: Cluster) -> dict[str, float]:
+    """Return sizes of kernel processes; may wait: Docker answers nobody while it starts a container."""
+    found: dict[str, float] = {}
+    for name in cluster.servers:
+        with contextlib.suppress(psutil.Error, OSError):
+            pid = cluster.pid(name, Part.KERNEL)
+            process = psutil.Process(pid) if pid else None
+            if process is not None and process.status() != psutil.STATUS_ZOMBIE:
+                found[f"{name} memory bytes"] = process.memory_info().rss
+                found[f"{name} descriptors"] = process.num_fds()
+                found[f"{name} threads"] = process.num_threads()
+    return found
 
 
 def _encoded(text: str) -> str:
