@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from amino.aio.mode import sleep
+from amino.aio.mode import sleep, together
 from amino.aio.signal import Signal
 from amino.contracts.calls import component_message
 from amino.contracts.decisions import ABORT, ASK, COMMITTED, PENDING, DecideRequest, Decision, DecisionsRequest
@@ -256,19 +256,31 @@ class CohortComponent(Transactions):
         decision = await self.context.registry("decide", request)
         if decision.outcome == PENDING:
             return
-        await self._tell(decision, promise.cohorts)
+        ours = [each for each in promise.cohorts if each.startswith(self.context.microservice)]
+        await self._tell(decision, ours)
+        self.context.spawn(self._tell_all(decision, promise.cohorts), "outcome of a two-phase commit")
 
-    async def _tell(self, decision: Decision, cohorts: Iterable[str]) -> None:
-        """Tell all cohorts of an outcome, us first; once all have heard of a commit, its key can go."""
-        told = True
+    async def _tell(self, decision: Decision, cohorts: Iterable[str]) -> bool:
+        """Tell cohorts of an outcome, all at once; returns whether all have heard."""
         method = component_message(self.manager, DECIDE)
-        for cohort in sorted(cohorts, key=lambda each: not each.startswith(self.context.microservice)):
+
+        async def heard(cohort: str) -> bool:
             try:
                 await self.context.message(cohort, method, [decision.transaction, decision.outcome])
             except AminoError:
-                told = False  # it asks by itself
-        if told and decision.outcome == COMMITTED:
-            await self.context.registry("end_decision", DecideRequest(decision.transaction, decision.revision, ASK))
+                return False  # it asks by itself
+            return True
+
+        return all(await together(heard(each) for each in cohorts))
+
+    async def _tell_all(self, decision: Decision, cohorts: Iterable[str]) -> None:
+        """Tell all cohorts of an outcome; once all have heard of a commit, its key can go.
+
+        Apart from learning: one that does not answer for long would keep others from hearing, and new promises from being looked at.
+        """
+        if await self._tell(decision, cohorts) and decision.outcome == COMMITTED:
+            with contextlib.suppress(AminoError):  # whoever carried it out looks later whether it went
+                await self.context.registry("end_decision", DecideRequest(decision.transaction, decision.revision, ASK))
 
     async def _tidy(self) -> None:
         """Some time after commits were carried out here, look whether their keys went, as their initiators see to."""
@@ -292,6 +304,6 @@ class CohortComponent(Transactions):
             if decision.outcome != COMMITTED or not any(each.startswith(ours) for each in decision.cohorts):
                 continue
             if decision.transaction in seen:
-                await self._tell(decision, decision.cohorts)
+                await self._tell_all(decision, decision.cohorts)
             self._left.add(decision.transaction)
             self._carried_out.set(True)
