@@ -99,12 +99,14 @@ class Add:
         instead_of: id of the replica that goes once the new one is in sync; empty for none.
         region: that it must be in; empty for the group's own.
         device: whether it must be on a device.
+        otherwise: what to do instead if no server may have it.
     """
 
     why: str
     instead_of: str = ""
     region: str = ""
     device: bool = False
+    otherwise: Retire | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +186,11 @@ def everywhere(document: GroupDocument) -> tuple[ReplicaDocument, ...]:
 
 def tidy(document: GroupDocument, view: View) -> Step:
     """Return what is left to do for a document that describes reality: drop what is not of the group any more."""
-    if not document.leftovers:
-        return Done()
+    return retire(document, view) if document.leftovers else Done()
+
+
+def retire(document: GroupDocument, view: View) -> Retire:
+    """Return the step that ends leftovers."""
     return Retire(
         tuple(replica for replica in document.leftovers if view.lives(replica)),
         msgspec.structs.replace(document, leftovers=(), version=document.version + 1),

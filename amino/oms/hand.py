@@ -7,6 +7,7 @@ Failure behaviour: as each method says.
 
 from __future__ import annotations
 
+import dataclasses
 import random as random_module
 from dataclasses import dataclass, field
 
@@ -17,8 +18,10 @@ from amino.contracts.services import Fence, RetireRequest
 from amino.errors import AminoError, NoEligibleServer, NotExecuted
 from amino.ids import ROOT, slot_of
 from amino.oms import group_machine as machine
+from amino.oms import replica_machine
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory, Found
+from amino.oms.events import EventLog
 from amino.oms.patience import Patience
 from amino.oms.placement import Candidate, Choice, Demand, choose, incarnation_key, why_not
 from amino.oms.ports import Chains, Maker
@@ -70,6 +73,7 @@ class Hand:
     directory: Directory
     records: Records
     writes: Writes
+    events: EventLog
     commands: Commands
     chains: Chains
     _patience: Patience
@@ -219,3 +223,38 @@ class Hand:
                 return ""
             return f"{replica.server} did not drop replica {replica.id}: {error or 'no answer'}"
         return ""
+
+    async def _retire(self, work: Work, found: Found, step: machine.Retire) -> str | None:
+        """Have servers drop replicas that the group goes on without."""
+        for replica in step.replicas:
+            problem = await self.retire(work.ms_id, work.path, found, replica, destroy=False)
+            if problem:
+                return problem
+        work.found = await self.writes.replace(work.ms_id, work.path, found, step.document)
+        return None
+
+    async def _add(self, work: Work, found: Found, step: machine.Add) -> str | None:
+        """Give a replicated group one more replica, on a server that has none of it."""
+        assert work.record is not None, "the machine deletes what has no record"
+        why, base = step.why, self._pruned(found.document)
+        demand = self.demand(work.ms_id, work.record, base, work.avoid, path=work.path)
+        if step.region:
+            demand = dataclasses.replace(demand, regions=(step.region,))
+        if step.device:
+            demand = dataclasses.replace(demand, devices="only")
+        try:
+            choice = self.choose(work.ms_id, work.record, demand)
+        except NoEligibleServer as error:
+            work.avoid.clear()
+            if step.otherwise is not None:
+                return await self._retire(work, found, step.otherwise)
+            return f"{why}; {error}"
+        replica = self.replica_at(choice.server, base.epoch, "join")
+        if step.instead_of:
+            document = replica_machine.moving(base, step.instead_of, replica, choice.explanation)
+        else:
+            document = replica_machine.added(base, replica, choice.explanation)
+        with self.directory.reserve(replica.server):
+            work.found = await self.writes.replace(work.ms_id, work.path, found, document, placing=replica)
+        self.events.add("replica-added", work.ms_id, replica.server, why)
+        return None

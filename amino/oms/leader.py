@@ -10,7 +10,6 @@ Failure behaviour: ``Progress.wait`` tells why it cannot go on now; errors that 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import random as random_module
 from collections import Counter, OrderedDict
@@ -39,7 +38,6 @@ from amino.errors import (
 )
 from amino.ids import ROOT
 from amino.oms import group_machine as machine
-from amino.oms import replica_machine
 from amino.oms.commands import Commands
 from amino.oms.directory import Directory, Found
 from amino.oms.doubt import silent
@@ -280,12 +278,8 @@ class Leader(Hand):
                 await self._write(work, found, step)
             case machine.Instantiate(replica, source):
                 return await self._instantiate(work, found, replica, source)
-            case machine.Retire(replicas, document):
-                for replica in replicas:
-                    problem = await self.retire(work.ms_id, work.path, found, replica, destroy=False)
-                    if problem:
-                        return problem
-                work.found = await self.writes.replace(work.ms_id, work.path, found, document)
+            case machine.Retire():
+                return await self._retire(work, found, step)
             case machine.Destroy(replicas):
                 return await self._destroy(work, found, replicas)
         return None
@@ -332,30 +326,6 @@ class Leader(Hand):
             self._failovers.placed(work.ms_id, (lost.server, lost.incarnation), document)
         kind = "promoted" if promotes and document.phase == Phase.ACTIVE else _event_of(document)
         self.events.add(kind, work.ms_id, text=document.reason or step.why)
-
-    async def _add(self, work: Work, found: Found, step: machine.Add) -> str | None:
-        """Give a replicated group one more replica, on a server that has none of it."""
-        assert work.record is not None, "the machine deletes what has no record"
-        why, base = step.why, self._pruned(found.document)
-        demand = self.demand(work.ms_id, work.record, base, work.avoid, path=work.path)
-        if step.region:
-            demand = dataclasses.replace(demand, regions=(step.region,))
-        if step.device:
-            demand = dataclasses.replace(demand, devices="only")
-        try:
-            choice = self.choose(work.ms_id, work.record, demand)
-        except NoEligibleServer as error:
-            work.avoid.clear()
-            return f"{why}; {error}"
-        replica = self.replica_at(choice.server, base.epoch, "join")
-        if step.instead_of:
-            document = replica_machine.moving(base, step.instead_of, replica, choice.explanation)
-        else:
-            document = replica_machine.added(base, replica, choice.explanation)
-        with self.directory.reserve(replica.server):
-            work.found = await self.writes.replace(work.ms_id, work.path, found, document, placing=replica)
-        self.events.add("replica-added", work.ms_id, replica.server, why)
-        return None
 
     async def _place(self, work: Work, found: Found, step: machine.Place) -> str | None:
         assert work.record is not None, "the machine deletes what has no record"

@@ -9,6 +9,7 @@ Failure behaviour: as ``group_machine``: what cannot go on now is a ``Wait`` wit
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import msgspec
@@ -36,9 +37,15 @@ def next_step(document: GroupDocument, view: View) -> Step:
     unconfirmed = next((one for one in document.replicas if view.lives(one) and not one.confirmed), None)
     if unconfirmed is not None:
         return Instantiate(unconfirmed, "join")
-    if document.leftovers:  # first: their servers are wanted for new replicas
-        return machine.tidy(document, view)
-    return _changes(document, view, primary) or Done()
+    step = _changes(document, view, primary)
+    if not document.leftovers:
+        return step or Done()
+    tidy = machine.retire(document, view)
+    if isinstance(step, Add) and len(_relied_on(document, view)) < document.min_in_sync:
+        return dataclasses.replace(
+            step, otherwise=tidy
+        )  # it takes no writes: who is to go, and may not answer, can wait
+    return tidy  # first: their servers are wanted for new replicas
 
 
 def replica_of(document: GroupDocument, replica: str) -> ReplicaDocument | None:
@@ -277,8 +284,12 @@ def _devices(document: GroupDocument, view: View, primary: ReplicaDocument) -> S
 
 def may_leave(document: GroupDocument, view: View, leaving: ReplicaDocument) -> bool:
     """Return whether enough others are in sync to go on without ``leaving``, and take writes."""
-    others = [one for one in document.replicas if one != leaving and one.id in document.in_sync and one.confirmed]
-    return sum(map(view.lives, others)) >= max(1, document.min_in_sync)
+    others = [one for one in _relied_on(document, view) if one != leaving]
+    return len(others) >= max(1, document.min_in_sync)
+
+
+def _relied_on(document: GroupDocument, view: View) -> list[ReplicaDocument]:
+    return [one for one in document.replicas if one.id in document.in_sync and one.confirmed and view.lives(one)]
 
 
 def someone_joins(document: GroupDocument, view: View) -> bool:

@@ -112,6 +112,16 @@ def test_a_lost_follower_is_the_primarys_to_take_out() -> None:
     assert step.document.epoch == 1
 
 
+def test_a_group_that_takes_no_writes_is_completed_before_others_are_told_to_go() -> None:
+    """They may not answer for seconds; only where no other server is free, they go first."""
+    gone = (msgspec.structs.replace(C, id="0-c"),)
+    step = next_step(_group(A, in_sync="a", leftovers=gone), _view())
+    assert isinstance(step, Add)
+    assert step.otherwise is not None
+    assert step.otherwise.replicas == gone
+    assert isinstance(next_step(_group(A, B, in_sync="ab", leftovers=gone), _view()), Retire)
+
+
 def test_joiners_are_made_after_the_primary() -> None:
     """The first replica is constructed; only then others join."""
     fresh = msgspec.structs.replace(A, confirmed=False)
