@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from amino.contracts.documents import Phase, Placement, Requirement, ServerRecord, encode
+import msgspec
+
+from amino.contracts.documents import DmSpec, Phase, Placement, Requirement, ServerRecord, encode
 from amino.coordination.store import Put
+from amino.ids import slot_of
 from tests.coordination.virtual import run_virtual
 from tests.oms.world import World
 
+REPLICATED = (DmSpec("Replicated", {"replicas": 2, "min_in_sync": 1}),)
 ON_MARS = Placement(selector=((Requirement("region", "Equal", ("mars",)),),))
 
 
@@ -87,5 +91,32 @@ def test_what_may_go_nowhere_else_waits_for_it() -> None:
             await world.until(lambda: world.document(ms_id).replicas[0].confirmed)
             await world.settled()
             assert world.home(ms_id) is world.servers["s4"]
+
+    run_virtual(main)
+
+
+def test_who_is_to_go_comes_first_where_no_other_server_is_free() -> None:
+    """A group that takes no writes gets its replica before others are told to go, but not where the only server has one of those."""
+
+    async def main(clock: Any) -> None:
+        async with World(clock) as world:
+            await world.add("s1", "s2")
+            ms_id = (await world.create(dms=REPLICATED)).microservice
+            await world.until(lambda: len(world.document(ms_id).replicas) == 2)
+            document = world.document(ms_id)
+            goes = next(one for one in document.replicas if one.id != document.primary)
+            stays = tuple(one for one in document.replicas if one != goes)
+            short = msgspec.structs.replace(
+                document,
+                version=document.version + 1,
+                replicas=stays,
+                in_sync=(document.primary,),
+                min_in_sync=2,
+                leftovers=(*document.leftovers, goes),
+            )
+            await world.admin.txn([], [Put(world.keys.group(slot_of(ms_id), ms_id, "/"), encode(short))])
+            await world.until(lambda: len(world.document(ms_id).replicas) == 2 and not world.document(ms_id).leftovers)
+            again = next(one for one in world.document(ms_id).replicas if one.id != document.primary)
+            assert (again.server, again.id != goes.id) == (goes.server, True)
 
     run_virtual(main)
