@@ -31,7 +31,8 @@ def next_step(document: GroupDocument, view: View) -> Step:
         return _without_primary(document, view, primary)
     if not primary.confirmed:
         return Instantiate(primary, primary.source)
-    step = _after_report(document, view) or _after_losses(document, view) or _former(document, view)
+    step = _too_few(document, view, primary) or _after_report(document, view) or _after_losses(document, view)
+    step = step or _former(document, view)
     if step is not None:
         return step
     unconfirmed = next((one for one in document.replicas if view.lives(one) and not one.confirmed), None)
@@ -177,6 +178,20 @@ def _with_proof(step: Step, gone: tuple[ReplicaDocument, ...]) -> Step:
     return step
 
 
+def _too_few(document: GroupDocument, view: View, primary: ReplicaDocument) -> Step | None:
+    """Let a primary go on without lost replicas that it may not leave out itself, before it has noticed, or anybody has called."""
+    lost = _lost_in_sync(document, view)
+    if not lost or view.paused or len(document.in_sync) - len(lost) >= document.min_in_sync:
+        return None
+    where = ", ".join(f"{one.server}@{one.incarnation}" for one in lost)
+    why = f"{where} is lost, and writes need {document.min_in_sync} replicas; {primary.server} goes on without"
+    return Write(promoted(document, primary, lost=lost), None, why, gone=lost)
+
+
+def _lost_in_sync(document: GroupDocument, view: View) -> tuple[ReplicaDocument, ...]:
+    return tuple(one for one in document.replicas if one.id in document.in_sync and not view.lives(one))
+
+
 def _after_report(document: GroupDocument, view: View) -> Step | None:
     """Let a primary go on that says it can neither commit nor leave anybody out: without the lost, or in another replica.
 
@@ -192,13 +207,13 @@ def _after_report(document: GroupDocument, view: View) -> Step | None:
         for one in document.replicas
         if one.id in document.in_sync and one.id != document.primary and one.confirmed and view.lives(one)
     ]
-    lost = [one for one in document.replicas if one.id in document.in_sync and not view.lives(one)]
+    lost = _lost_in_sync(document, view)
     if primary is None or not (heirs or lost):
         return None
     if lost:
         where = ", ".join(one.server for one in lost)
         why = f"the primary at {primary.server} is {what}; it goes on without {where}"
-        return Write(promoted(document, primary, lost=lost), None, why, gone=tuple(lost))
+        return Write(promoted(document, primary, lost=lost), None, why, gone=lost)
     heir = min(heirs, key=lambda one: (one.server in view.silent, not is_preferred(document, view, one), one.id))
     why = f"the primary at {primary.server} is {what}; {heir.server} takes over"
     if heir.server in view.silent:  # perhaps frozen, all of them, and then the present primary alone has everything
@@ -225,7 +240,7 @@ def _former(document: GroupDocument, view: View) -> Step | None:
 
 
 def _after_losses(document: GroupDocument, view: View) -> Step | None:
-    """Forget lost replicas; those in the in-sync set are the primary's to take out."""
+    """Forget lost replicas; those in the in-sync set are the primary's to take out as long as it may."""
     lost = tuple(one for one in document.replicas if not view.lives(one) and one.id not in document.in_sync)
     if not lost:
         return None

@@ -173,12 +173,22 @@ def test_a_stuck_primary_hands_over_to_one_that_answers() -> None:
     assert step.document.leftovers == (A,)
 
 
-def test_a_stuck_primary_goes_on_without_those_that_are_lost() -> None:
-    """Nobody else could serve better: it begins a new epoch without them, and the write proves that they are gone."""
-    group = _group(A, B, in_sync="ab", report="1 stuck: no answer from 1-b; reaches none")
+@pytest.mark.parametrize("report", ["", "1 stuck: no answer from 1-b; reaches none"])
+def test_a_primary_goes_on_without_the_lost_that_it_may_not_leave_out(report: str) -> None:
+    """It begins a new epoch without them, whether it has noticed already or not; the write proves that they are gone."""
+    group = _group(A, B, in_sync="ab", report=report)
     step = _write(next_step(group, _view("s2")))
     assert (step.document.primary, step.document.in_sync, step.document.replicas) == ("1-a", ("1-a",), (A,))
     assert (step.document.epoch, step.document.leftovers, step.gone) == (2, (), (B,))
+    both = _write(next_step(_group(report=report), _view("s2", "s3")))
+    assert (both.document.in_sync, both.document.replicas, both.gone) == (("1-a",), (A,), (B, C))
+    assert not isinstance(next_step(group, _view("s2", paused=True)), Write)  # operators are at work
+
+
+def test_a_stuck_primary_goes_on_without_those_that_are_lost() -> None:
+    """Though enough are left, as others do not answer either."""
+    step = _write(next_step(_group(report="1 stuck: no answer from 1-b; reaches none"), _view("s2")))
+    assert (step.document.primary, step.document.in_sync, step.gone) == ("1-a", ("1-a", "1-c"), (B,))
 
 
 def test_a_move_joins_first_and_leaves_then() -> None:
