@@ -145,10 +145,7 @@ class Driver:
     def _do_what_is_due(self) -> None:
         machine = self.machine
         self.do(machine.tick(self.now()))
-        self._busy = bool(self._waiting) or (
-            machine.role in (Role.PRIMARY, Role.TAKING_OVER)
-            and (machine.role is Role.TAKING_OVER or machine.commit_index < machine.log_end)
-        )
+        self._busy = bool(self._waiting) or machine.hurried
         document = self._context.group[0]
         held = machine.blocked or self.broken
         if document.report.startswith(f"{machine.epoch} ") and machine.role is Role.PRIMARY and not held:

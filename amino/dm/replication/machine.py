@@ -302,6 +302,15 @@ class Machine:
         return self._primacy.membership.blocked if self._primacy is not None else ""
 
     @property
+    def hurried(self) -> bool:
+        """Whether ``tick`` moves something on: this primary takes over, has not committed all, or has a joiner that calls may await."""
+        view = self.view
+        if self._primacy is None or view is None:
+            return False
+        joined = len(view.in_sync) == len(view.replicas)
+        return self.role is not Role.PRIMARY or self.commit_index < self.log_end or not joined
+
+    @property
     def needed(self) -> set[str]:
         """Ids of the replicas whose acknowledgement this primary's commits need; empty elsewhere."""
         return self._primacy.membership.needed if self._primacy is not None else set()

@@ -223,6 +223,22 @@ def test_a_primary_that_stops_resigns_to_all():
     assert machine.role is Role.PRIMARY
 
 
+def test_a_primary_hurries_while_somebody_joins():
+    """Calls may wait for that: in a group below its minimum, nothing else makes it tick sooner than four times a second."""
+    stage = Stage(View(1, 1, (member("r1"), member("r2")), "r1", ("r1", "r2")), state_at={"r1": 0, "r2": 0})
+    stage.show("r1", "r2")
+    stage.talk()
+    stage.beat("r1", "r2")
+    assert (stage.machines["r1"].role, stage.machines["r1"].hurried) == (Role.PRIMARY, False)
+    assert not stage.machines["r2"].hurried
+    stage.rewrite(replicas=(member("r1"), member("r2"), member("r3")))
+    stage.show("r1")
+    assert stage.machines["r1"].hurried
+    stage.rewrite(in_sync=("r1", "r2", "r3"))
+    stage.show("r1")
+    assert not stage.machines["r1"].hurried
+
+
 # -- snapshots
 
 
