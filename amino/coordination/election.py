@@ -75,6 +75,7 @@ class SlotElection:
         on_gained: awaited when we lead a slot; ``guard`` works from then on.
         on_lost: awaited when we do not lead it any more, or are about to resign it (``guard`` works until it returns).
         clock: for patience.
+        aside: whether this server reaches too few others to lead; call ``notice`` when that changes.
         on_failure: called when a callback or a task of ours raised.
     """
 
@@ -90,6 +91,7 @@ class SlotElection:
         on_gained: SlotCallback,
         on_lost: SlotCallback,
         clock: Clock,
+        aside: Callable[[], bool] = lambda: False,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._store = store
@@ -101,6 +103,7 @@ class SlotElection:
         self._on_gained = on_gained
         self._on_lost = on_lost
         self._clock = clock
+        self._aside = aside
         self._state = State(identity.name)
         self._held: dict[int, int] = {}
         self._given_up: dict[int, int] = {}
@@ -186,7 +189,7 @@ class SlotElection:
         self._check_held()
         if self._resigning:
             return None
-        seen = Seen(self._clock.monotonic(), self._live(), self._leaders())
+        seen = Seen(self._clock.monotonic(), self._live(), self._leaders(), self._aside())
         self._state, effects = step(self._state, seen)
         wake_at = None
         for effect in effects:

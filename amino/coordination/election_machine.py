@@ -4,7 +4,8 @@ Owns the even spread of slots over servers. Leaves transactions and watching to 
 Invariants: all servers that see the same make the same assignment; with it the numbers of slots differ by at most one; no
 slot moves that need not; a slot is claimed only while it has no leader; who may not lead gives its slots up to those who may.
 Failure behaviour: a slot whose assigned server does not claim it within ``PATIENCE_S`` is claimed by whoever sees that,
-and kept for ``COOLDOWN_S``, so that it does not go back and forth.
+and kept for ``COOLDOWN_S``, so that it does not go back and forth. A server that reaches too few others stands aside:
+it claims only what has had no leader for ``ASIDE_S``, as then nobody else does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from amino.ids import SLOT_COUNT
 
 PATIENCE_S = 0.3
 COOLDOWN_S = 10.0
+ASIDE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The servers and leaders are these now; also sent when only time has passed."""
+    """The servers and leaders are these now; also sent when only time has passed.
+
+    Args:
+        aside: this server reaches too few of the others to lead.
+    """
 
     now: float
     servers: tuple[str, ...]
     leaders: Mapping[int, str]
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,8 @@ def step(state: State, event: ElectionEvent) -> tuple[State, tuple[ElectionEffec
     state = replace(state, servers=event.servers, leaders=event.leaders, vacant_since=vacant, stepped_in=stepped_in)
     if state.me not in event.servers:
         return _hand_over(state)
+    if event.aside and len(event.servers) > 1:
+        return _stand_aside(state, event.now)
     return _decide(state, event.now)
 
 
@@ -137,6 +146,28 @@ def _hand_over(state: State) -> tuple[State, tuple[ElectionEffect, ...]]:
     if not led or not state.servers:
         return state, ()
     return replace(state, busy=state.busy | set(led)), (Resign(led),)
+
+
+def _stand_aside(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]]:
+    """Give up what is led here, and step in only where nobody else does: perhaps no server reaches the others."""
+    led = [slot for slot, leader in sorted(state.leaders.items()) if leader == state.me and slot not in state.busy]
+    resigned = [slot for slot in led if slot not in state.stepped_in]
+    claimed = [slot for slot, since in sorted(state.vacant_since.items()) if now >= since + ASIDE_S]
+    effects: list[ElectionEffect] = []
+    if claimed:
+        effects.append(Claim(tuple(claimed)))
+    if resigned:
+        effects.append(Resign(tuple(resigned)))
+    waits = [since + ASIDE_S for slot, since in state.vacant_since.items() if slot not in claimed]
+    waits += [state.stepped_in[slot] + COOLDOWN_S for slot in led if slot in state.stepped_in]
+    if waits:
+        effects.append(WakeAt(min(waits)))
+    state = replace(
+        state,
+        busy=state.busy | set(claimed) | set(resigned),
+        stepped_in={**state.stepped_in, **dict.fromkeys(claimed, now)},
+    )
+    return state, tuple(effects)
 
 
 def _decide(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]]:

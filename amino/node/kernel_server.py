@@ -245,6 +245,7 @@ class KernelServer:
             on_gained=self.oms.slot_gained,
             on_lost=self.oms.slot_lost,
             clock=clock,
+            aside=self.oms.reach.aside,
         )
         self.oms.lead_with(self._election)
 

@@ -4,7 +4,8 @@ Owns time-outs, addresses, and the proof that a lost incarnation is dead (tombst
 to command to ``leader``.
 Invariants: no command outlives the news that its server is gone, or that its microservice is to be deleted; only an
 incarnation that etcd proves to be gone is asked to stop, at most once by this server.
-Failure behaviour: ``TimeoutError`` when time ran out or the server was lost; errors of the kernel pass through.
+Failure behaviour: ``TimeoutError`` when time ran out or the server was lost; errors of the kernel pass through; of a server that
+lives and cannot be reached ``on_silence`` is told.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Commands:
         self._scopes: dict[str | Host, dict[asyncio.Timeout, None]] = {}
         self._proofs: OrderedDict[Host, asyncio.Task[Tombstone | None]] = OrderedDict()
         self._tasks = TaskOwner("commands")
+        self.on_silence: Callable[[], None] | None = None
         directory.on_loss(self._lost)
 
     def __repr__(self) -> str:
@@ -64,17 +66,23 @@ class Commands:
         if server is None or server.incarnation != replica.incarnation:
             raise NotExecuted(f"server {replica.server}@{replica.incarnation} is gone", reason="unreachable")
         host = (replica.server, replica.incarnation)
-        async with asyncio.timeout(timeout_s) as scope:
-            for topic in (ms_id, host):
-                self._scopes.setdefault(topic, {})[scope] = None
-            try:
-                yield self._kernels.at(server.record.address)
-            finally:
+        try:
+            async with asyncio.timeout(timeout_s) as scope:
                 for topic in (ms_id, host):
-                    running = self._scopes[topic]
-                    running.pop(scope, None)
-                    if not running:
-                        del self._scopes[topic]
+                    self._scopes.setdefault(topic, {})[scope] = None
+                try:
+                    yield self._kernels.at(server.record.address)
+                finally:
+                    for topic in (ms_id, host):
+                        running = self._scopes[topic]
+                        running.pop(scope, None)
+                        if not running:
+                            del self._scopes[topic]
+        except (TimeoutError, NotExecuted) as error:
+            unreachable = not isinstance(error, NotExecuted) or error.reason == "unreachable"
+            if unreachable and self.on_silence is not None and self._directory.lives(*host):
+                self.on_silence()
+            raise
 
     def interrupt(self, matches: Callable[[str], bool]) -> None:
         """End commands about microservices for which ``matches(id)`` holds, with ``TimeoutError``."""

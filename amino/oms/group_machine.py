@@ -43,6 +43,7 @@ class View:
         ends: where the logs of possible heirs end, by replica id; filled in where they may differ in what was acknowledged.
         young: replicas that joined the in-sync set just now and would have to wait before they serve; filled in where it matters.
         silent: servers that live but do not answer now, so are not to be relied on; filled in where it matters.
+        aside: this server reaches too few others to tell who is cut off, and is handing over to those that can.
     """
 
     microservice: str
@@ -55,6 +56,7 @@ class View:
     devices: Mapping[str, bool] = field(default_factory=dict)
     young: frozenset[str] = frozenset()
     silent: frozenset[str] = frozenset()
+    aside: bool = False
     ends: Mapping[str, LogEnd] = field(default_factory=dict)
 
     def lives(self, replica: ReplicaDocument) -> bool:

@@ -49,6 +49,7 @@ from amino.oms.locks import Locks
 from amino.oms.patience import SETTLED_S, Patience
 from amino.oms.placement import incarnation_key
 from amino.oms.ports import Blobs, Chains, Maker
+from amino.oms.reach import Reach
 from amino.oms.records import Records
 from amino.oms.shards import Shards
 from amino.oms.writes import Writes
@@ -80,6 +81,7 @@ class Leader(Hand):
         records: Records,
         writes: Writes,
         commands: Commands,
+        reach: Reach,
         chains: Chains,
         blobs: Blobs,
         events: EventLog,
@@ -92,6 +94,7 @@ class Leader(Hand):
         self.records = records
         self.writes = writes
         self.commands = commands
+        self.reach = reach
         self.chains = chains
         self.blobs = blobs
         self.events = events
@@ -304,7 +307,8 @@ class Leader(Hand):
             regions=self.directory.regions(),
             devices=self.devices(work.ms_id, work.record, found.document, work.path, work.avoid),
             young=self._young(found.document),
-            silent=await silent(self.commands, work.ms_id, found.document),
+            silent=await silent(self.commands, self.reach, work.ms_id, found.document),
+            aside=self.reach.hands_over(),
             ends=await log_ends(
                 self.commands,
                 self.directory,

@@ -214,6 +214,8 @@ def _after_report(document: GroupDocument, view: View) -> Step | None:
         where = ", ".join(one.server for one in lost)
         why = f"the primary at {primary.server} is {what}; it goes on without {where}"
         return Write(promoted(document, primary, lost=lost), None, why, gone=lost)
+    if view.aside:
+        return Wait("this server reaches too few others to tell who is cut off; another is about to lead")
     heir = min(heirs, key=lambda one: (one.server in view.silent, not is_preferred(document, view, one), one.id))
     why = f"the primary at {primary.server} is {what}; {heir.server} takes over"
     if heir.server in view.silent:  # perhaps frozen, all of them, and then the present primary alone has everything

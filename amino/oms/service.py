@@ -30,6 +30,7 @@ from amino.oms.locating import Locator
 from amino.oms.lock_service import LockService
 from amino.oms.operations import Operations
 from amino.oms.ports import Blobs, Chains, Election, Maker, SlotGuards, Writer
+from amino.oms.reach import Reach
 from amino.oms.reconciler import Reconciler
 from amino.oms.records import Records
 from amino.oms.registry import RegistryService
@@ -79,6 +80,7 @@ class Oms:
 
     Attributes:
         registry: what this server offers to clients and other servers.
+        reach: whether this server reaches the others; the election's ``aside``.
         directory: the caches, for the election and for dropping links to lost servers (``on_loss``).
     """
 
@@ -104,6 +106,8 @@ class Oms:
         self._records = Records(store, keys)
         self.events = EventLog(store, keys, clock)
         self._commands = Commands(store, keys, self.directory, kernels)
+        self.reach = Reach(name, self.directory, kernels)
+        self._commands.on_silence = self.reach.doubt
         writes = Writes(store, writer, keys, self.directory, self._guards)
         self._led: set[int] = set()
         self._gained: list[int] = []
@@ -123,6 +127,7 @@ class Oms:
             records=self._records,
             writes=writes,
             commands=self._commands,
+            reach=self.reach,
             chains=chains,
             blobs=blobs,
             events=self.events,
@@ -181,6 +186,7 @@ class Oms:
         """Take the proofs of leadership from ``election`` from now on, and have it look at cordons."""
         self._guards.guards = election
         self.directory.on_members(election.notice)
+        self.reach.on_change = election.notice
 
     def make_with(self, maker: Maker) -> None:
         """Have ``maker`` make here, from now on, what needs one write only."""
@@ -242,6 +248,7 @@ class Oms:
         await self.reconciler.aclose()
         await self.leader.aclose()
         await self._failovers.aclose()
+        await self.reach.aclose()
         await self._commands.aclose()
         await self._records.aclose()
         await self.events.aclose()

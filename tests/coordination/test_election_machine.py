@@ -133,6 +133,22 @@ LIVES = {
         Seen(1.2, ("b",), dict.fromkeys(range(32, 64), "b")),
         Seen(2.0, (), HALVES),
     ],
+    "election-stands-aside": [
+        Seen(0.0, ("a", "b", "c"), HALVES, aside=True),
+        *map(Settled, range(32)),
+        Seen(0.1, ("a", "b", "c"), dict.fromkeys(range(32, 64), "b"), aside=True),
+        Seen(0.5, ("a", "b", "c"), {**dict.fromkeys(range(32, 64), "b"), **dict.fromkeys(range(31), "c")}, aside=True),
+        Seen(1.1, ("a", "b", "c"), {**dict.fromkeys(range(32, 64), "b"), **dict.fromkeys(range(31), "c")}, aside=True),
+        Settled(31),
+        Seen(
+            1.2,
+            ("a", "b", "c"),
+            {**dict.fromkeys(range(32, 64), "b"), **dict.fromkeys(range(31), "c"), 31: "a"},
+            aside=True,
+        ),
+        Seen(1.3, ("a", "b", "c"), {**dict.fromkeys(range(32, 64), "b"), **dict.fromkeys(range(31), "c"), 31: "a"}),
+    ],
+    "election-stands-aside-alone": [Seen(0.0, ("a",), ALL_MINE, aside=True)],
     "election-not-in-the-list": [Seen(0.0, ("b",), {}), Seen(9.0, ("b",), {})],
 }
 

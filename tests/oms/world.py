@@ -95,6 +95,8 @@ class Remote:
             await self.caller.step(f"{method} at {self.address}")
             await asyncio.sleep(LATENCY_S)
             server = self.caller.world.at(self.address)
+            if server is not self.caller and {self.caller, server} & self.caller.world.cut_off:
+                await asyncio.Event().wait()
             if server is None:
                 raise NotExecuted(f"{self.address} refuses connections", reason="unreachable")
             if server.hung:
@@ -181,6 +183,7 @@ class Server:
             on_gained=self.oms.slot_gained,
             on_lost=self.oms.slot_lost,
             clock=world.clock,
+            aside=self.oms.reach.aside,
         )
         self.oms.lead_with(self.election)
         await self.election.start()
@@ -296,6 +299,7 @@ class World:
         self.corrupt: set[str] = set()
         self.orphans: set[str] = set()
         self.busy: set[str] = set()
+        self.cut_off: set[Server] = set()
         self.behaviour: dict[str, Callable[[Server, InstantiateRequest], Any]] = {}
         self.verdicts: list[Exception] = []
         self.telemetry: Telemetry = Telemetry.disabled()
