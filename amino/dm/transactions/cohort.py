@@ -256,8 +256,7 @@ class CohortComponent(Transactions):
         decision = await self.context.registry("decide", request)
         if decision.outcome == PENDING:
             return
-        ours = [each for each in promise.cohorts if each.startswith(self.context.microservice)]
-        await self._tell(decision, ours)
+        await self._tell(decision, [f"{self.context.microservice}{self.context.path}"])
         self.context.spawn(self._tell_all(decision, promise.cohorts), "outcome of a two-phase commit")
 
     async def _tell(self, decision: Decision, cohorts: Iterable[str]) -> bool:
