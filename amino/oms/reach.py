@@ -35,7 +35,7 @@ class Reach:
         server: this server's name. kernels: the transport.
 
     Attributes:
-        on_change: called when ``aside`` has changed.
+        on_change: called with what was found when ``aside`` has changed.
     """
 
     def __init__(self, server: str, directory: Directory, kernels: KernelCaller) -> None:
@@ -47,7 +47,7 @@ class Reach:
         self._round: asyncio.Future[None] | None = None
         self._since: float | None = None
         self._look_again = asyncio.Event()
-        self.on_change: Callable[[], None] | None = None
+        self.on_change: Callable[[str], None] | None = None
         directory.on_loss(self._lost)
 
     def __repr__(self) -> str:
@@ -109,7 +109,7 @@ class Reach:
         self._since = asyncio.get_running_loop().time() if aside else None
         _log.warning("server %s %s: %s", self._server, "stands aside" if aside else "leads again", why)
         if self.on_change is not None:
-            self.on_change()
+            self.on_change(why)
 
     async def _answers(self, address: str) -> bool:
         try:

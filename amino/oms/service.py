@@ -186,7 +186,11 @@ class Oms:
         """Take the proofs of leadership from ``election`` from now on, and have it look at cordons."""
         self._guards.guards = election
         self.directory.on_members(election.notice)
-        self.reach.on_change = election.notice
+        self.reach.on_change = lambda found: self._reach_changed(found, election)
+
+    def _reach_changed(self, found: str, election: Election) -> None:
+        self.events.add("stands-aside" if self.reach.aside() else "reaches-others", server=self._name, text=found)
+        election.notice()
 
     def make_with(self, maker: Maker) -> None:
         """Have ``maker`` make here, from now on, what needs one write only."""

@@ -52,6 +52,7 @@ def test_a_leader_that_is_cut_off_hands_over() -> None:
             await world.until(lambda: not led(world, "s1") and sum(len(led(world, one)) for one in others) == 64, 2)
             await asyncio.sleep(30)
             assert not led(world, "s1")
+            assert any(record.key for record in world.values()["events"] if b"stands-aside" in record.value)
             world.cut_off = set()
             await world.until(lambda: sorted(len(led(world, one)) for one in ("s1", *others)) == [12, 13, 13, 13, 13])
 

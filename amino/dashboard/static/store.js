@@ -9,8 +9,8 @@ const TONES = {
 export const toneOf = (state) => TONES[state] || "gone";
 const EVENT_TONES = {
   "server-lost": "bad", "lost": "bad", "quarantined": "held", "refused": "bad", "component-failed": "bad",
-  "checkpoint-failed": "bad", "memory-short": "bad", "replica-diverged": "bad", "store-not-shared": "bad", "server-fenced": "bad",
-  "recovered": "ok", "promoted": "ok", "replaced": "ok", "restored": "ok", "server-joined": "ok", "created": "ok",
+  "checkpoint-failed": "bad", "memory-short": "bad", "replica-diverged": "bad", "store-not-shared": "bad", "server-fenced": "bad", "stands-aside": "bad",
+  "recovered": "ok", "promoted": "ok", "replaced": "ok", "restored": "ok", "server-joined": "ok", "reaches-others": "ok", "created": "ok",
   "moved": "busy", "cordoned": "busy", "paused": "busy", "elected": "busy", "replica-absent": "busy",
 };
 export const eventTone = (kind) => EVENT_TONES[kind] || "gone";
