@@ -66,6 +66,9 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.level = logging.WARNING  # events of a resource: what went wrong
     chosen.peering.standalone = True
     chosen.watching.server_timeout = 300
+    chosen.background.cancellation_polling = (
+        1.0  # a resource that is deleted while its state is looked at waited for a minute to go
+    )
     return chosen
 
 

@@ -220,10 +220,12 @@ class ApiServer:
 
     async def _patch(self, request: web.Request, plural: str, name: str, below: list[str]) -> web.StreamResponse:
         self.patches += 1
-        now = self.objects.get((plural, name))
+        change = await request.json()
+        now = self.objects.get(
+            (plural, name)
+        )  # nothing is awaited from here to where it is stored: a deletion would be undone
         if now is None:
             return web.json_response({"kind": "Status", "code": 404}, status=404)
-        change = await request.json()
         if request.content_type == "application/json-patch+json":
             try:
                 patched = jsonpatch.apply_patch(now, change)

@@ -254,6 +254,32 @@ async def test_deleting_a_resource_deletes_what_it_made(kubernetes, cluster):
     assert cluster.deleted == ["id-one"]
 
 
+async def test_a_resource_goes_whose_state_is_being_looked_at(kubernetes, cluster):
+    """It goes soon after that look has ended, not at the next of rare rounds."""
+    looks, may_end, is_gone = threading.Event(), threading.Event(), threading.Event()
+
+    def seen(known):
+        found = cluster.made.get(known)  # as before: a change of status would be news to look at
+        looks.set()
+        assert may_end.wait(PATIENCE_S)
+        return found
+
+    def delete(known):
+        is_gone.set()
+        return True
+
+    await kubernetes.apply(SHORT.replace("NAME", "one"))
+    await kubernetes.until("microservices", "one", ready)
+    cluster.seen, cluster.delete = seen, delete
+    try:
+        assert await asyncio.to_thread(looks.wait, PATIENCE_S)
+        await kubernetes.delete("microservices", "one")
+        assert await asyncio.to_thread(is_gone.wait, PATIENCE_S)
+    finally:
+        may_end.set()
+    await kubernetes.until("microservices", "one", lambda it: it is None, patience_s=30.0)
+
+
 async def test_a_resource_can_go_alone(kubernetes, cluster):
     """The annotation keeps the microservice; and what never came to be deletes nothing."""
     await kubernetes.apply(SHORT.replace("name: NAME", "name: one, annotations: {amino.run/on-delete: keep}"))
