@@ -142,32 +142,16 @@ def step(state: State, event: ElectionEvent) -> tuple[State, tuple[ElectionEffec
 
 def _hand_over(state: State) -> tuple[State, tuple[ElectionEffect, ...]]:
     """Give up what is led here while others may lead and this server may not (cordoned, or of an older release)."""
-    led = tuple(slot for slot, leader in sorted(state.leaders.items()) if leader == state.me and slot not in state.busy)
+    led = _led(state)
     if not led or not state.servers:
         return state, ()
-    return replace(state, busy=state.busy | set(led)), (Resign(led),)
+    return replace(state, busy=state.busy | set(led)), (Resign(tuple(led)),)
 
 
 def _stand_aside(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]]:
     """Give up what is led here, and step in only where nobody else does: perhaps no server reaches the others."""
-    led = [slot for slot, leader in sorted(state.leaders.items()) if leader == state.me and slot not in state.busy]
-    resigned = [slot for slot in led if slot not in state.stepped_in]
-    claimed = [slot for slot, since in sorted(state.vacant_since.items()) if now >= since + ASIDE_S]
-    effects: list[ElectionEffect] = []
-    if claimed:
-        effects.append(Claim(tuple(claimed)))
-    if resigned:
-        effects.append(Resign(tuple(resigned)))
-    waits = [since + ASIDE_S for slot, since in state.vacant_since.items() if slot not in claimed]
-    waits += [state.stepped_in[slot] + COOLDOWN_S for slot in led if slot in state.stepped_in]
-    if waits:
-        effects.append(WakeAt(min(waits)))
-    state = replace(
-        state,
-        busy=state.busy | set(claimed) | set(resigned),
-        stepped_in={**state.stepped_in, **dict.fromkeys(claimed, now)},
-    )
-    return state, tuple(effects)
+    overdue = [slot for slot, since in state.vacant_since.items() if now >= since + ASIDE_S]
+    return _act(state, now, mine=[], overdue=overdue, surplus=_led(state), patience_s=ASIDE_S)
 
 
 def _decide(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]]:
@@ -176,11 +160,23 @@ def _decide(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]
     overdue = [
         slot for slot, since in state.vacant_since.items() if assigned[slot] != state.me and now >= since + PATIENCE_S
     ]
-    surplus = [
-        slot
-        for slot, leader in sorted(state.leaders.items())
-        if leader == state.me and assigned[slot] != state.me and slot not in state.busy
-    ]
+    surplus = [slot for slot in _led(state) if assigned[slot] != state.me]
+    return _act(state, now, mine=mine, overdue=overdue, surplus=surplus, patience_s=PATIENCE_S)
+
+
+def _led(state: State) -> list[int]:
+    """Return what is led here and not on its way elsewhere."""
+    return [slot for slot, leader in sorted(state.leaders.items()) if leader == state.me and slot not in state.busy]
+
+
+def _act(
+    state: State, now: float, *, mine: list[int], overdue: list[int], surplus: list[int], patience_s: float
+) -> tuple[State, tuple[ElectionEffect, ...]]:
+    """Claim what is assigned to this server, step in where that is overdue, and give the surplus up that it did not step in for.
+
+    Args:
+        patience_s: after which a vacant slot is overdue.
+    """
     resigned = [slot for slot in surplus if slot not in state.stepped_in]
     claimed = sorted(mine + overdue)
     effects: list[ElectionEffect] = []
@@ -188,7 +184,7 @@ def _decide(state: State, now: float) -> tuple[State, tuple[ElectionEffect, ...]
         effects.append(Claim(tuple(claimed)))
     if resigned:
         effects.append(Resign(tuple(resigned)))
-    waits = [since + PATIENCE_S for slot, since in state.vacant_since.items() if slot not in claimed]
+    waits = [since + patience_s for slot, since in state.vacant_since.items() if slot not in claimed]
     waits += [state.stepped_in[slot] + COOLDOWN_S for slot in surplus if slot in state.stepped_in]
     if waits:
         effects.append(WakeAt(min(waits)))

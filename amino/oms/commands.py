@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from amino.aio.tasks import TaskOwner
 from amino.contracts.documents import ReplicaDocument, Tombstone, decode
@@ -66,23 +66,37 @@ class Commands:
         if server is None or server.incarnation != replica.incarnation:
             raise NotExecuted(f"server {replica.server}@{replica.incarnation} is gone", reason="unreachable")
         host = (replica.server, replica.incarnation)
+        scope = asyncio.timeout(timeout_s)
+        until = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as scope:
-                for topic in (ms_id, host):
-                    self._scopes.setdefault(topic, {})[scope] = None
-                try:
+            async with scope:
+                with self._listed(scope, ms_id, host):
                     yield self._kernels.at(server.record.address)
-                finally:
-                    for topic in (ms_id, host):
-                        running = self._scopes[topic]
-                        running.pop(scope, None)
-                        if not running:
-                            del self._scopes[topic]
-        except (TimeoutError, NotExecuted) as error:
-            unreachable = not isinstance(error, NotExecuted) or error.reason == "unreachable"
-            if unreachable and self.on_silence is not None and self._directory.lives(*host):
-                self.on_silence()
+        except TimeoutError:
+            if asyncio.get_running_loop().time() >= until:  # else it was ended early, which says nothing of the server
+                self._tell_silence(host)
             raise
+        except NotExecuted as error:
+            if error.reason == "unreachable":
+                self._tell_silence(host)
+            raise
+
+    @contextmanager
+    def _listed(self, scope: asyncio.Timeout, *topics: str | Host) -> Iterator[None]:
+        for topic in topics:
+            self._scopes.setdefault(topic, {})[scope] = None
+        try:
+            yield
+        finally:
+            for topic in topics:
+                running = self._scopes[topic]
+                running.pop(scope, None)
+                if not running:
+                    del self._scopes[topic]
+
+    def _tell_silence(self, host: Host) -> None:
+        if self.on_silence is not None and self._directory.lives(*host):
+            self.on_silence()
 
     def interrupt(self, matches: Callable[[str], bool]) -> None:
         """End commands about microservices for which ``matches(id)`` holds, with ``TimeoutError``."""

@@ -43,7 +43,7 @@ class Reach:
         self._directory = directory
         self._kernels = kernels
         self._tasks = TaskOwner("reach")
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = False
         self._round: asyncio.Future[None] | None = None
         self._since: float | None = None
         self._look_again = asyncio.Event()
@@ -63,13 +63,13 @@ class Reach:
 
     def doubt(self) -> None:
         """A server that is said to live did not answer: ask all, unless that is under way. Never waits."""
-        if self._asking is None and not self._tasks.closed:
-            self._asking = self._tasks.spawn(self._ask(), "ask")
+        if not self._asking and not self._tasks.closed:
+            self._asking = True
+            self._tasks.start(self._ask(), "ask")  # the round has begun when this returns
 
     async def ask(self) -> None:
         """As ``doubt``, and wait until they have answered or had their time. Cancelling ends the wait only."""
         self.doubt()
-        await asyncio.sleep(0)
         if self._round is not None:
             await asyncio.shield(self._round)
 
@@ -89,7 +89,7 @@ class Reach:
                         await self._look_again.wait()
                 await self._ask_all()
         finally:
-            self._asking = None
+            self._asking = False
 
     async def _ask_all(self) -> None:
         self._look_again.clear()

@@ -66,9 +66,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.level = logging.WARNING  # events of a resource: what went wrong
     chosen.peering.standalone = True
     chosen.watching.server_timeout = 300
-    chosen.background.cancellation_polling = (
-        1.0  # a resource that is deleted while its state is looked at waited for a minute to go
-    )
+    # how long a resource stays that is deleted while its state is looked at; kopf's own is a minute
+    chosen.background.cancellation_polling = 1.0
     return chosen
 
 

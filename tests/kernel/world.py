@@ -218,14 +218,6 @@ class Served:
             await asyncio.sleep(0)
         raise AssertionError("worker threads stay busy")
 
-    async def until_none_in_flight(self) -> None:
-        """Wait until no call is counted any more: one that ran in a thread is answered first."""
-        for _ in range(100_000):
-            if not self.dispatcher.in_flight:
-                return
-            await asyncio.sleep(0)
-        raise AssertionError(f"{self.dispatcher.in_flight} calls stay in flight")
-
     async def __aexit__(self, *exc: object) -> None:
         await self.tasks.aclose()
         self._workers.close()

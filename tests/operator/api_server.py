@@ -221,9 +221,8 @@ class ApiServer:
     async def _patch(self, request: web.Request, plural: str, name: str, below: list[str]) -> web.StreamResponse:
         self.patches += 1
         change = await request.json()
-        now = self.objects.get(
-            (plural, name)
-        )  # nothing is awaited from here to where it is stored: a deletion would be undone
+        # nothing is awaited from here to where it is stored: a deletion would be undone
+        now = self.objects.get((plural, name))
         if now is None:
             return web.json_response({"kind": "Status", "code": 404}, status=404)
         if request.content_type == "application/json-patch+json":

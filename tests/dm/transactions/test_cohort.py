@@ -18,18 +18,20 @@ def test_a_silent_cohort_holds_nobody_up() -> None:
     async def main() -> None:
         tasks = TaskOwner("test")
         told: list[str] = []
-        ended: list[str] = []
-        silence = asyncio.Event()
+        silence, third, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         decision = Decision("t1", COMMITTED, 7, ("m1/0", "m1/1", "m2/", "m3/"))
 
         async def message(cohort: str, *_: Any) -> None:
             if cohort in ("m1/1", "m2/"):
                 await silence.wait()
             told.append(cohort)
+            if cohort == "m3/":
+                third.set()
 
         async def registry(operation: str, request: Any) -> Decision:
             if operation == "end_decision":
-                ended.append(request.transaction)
+                assert request.transaction == "t1"
+                ended.set()
             return decision
 
         context = SimpleNamespace(
@@ -43,13 +45,11 @@ def test_a_silent_cohort_holds_nobody_up() -> None:
         cohort = CohortComponent("TwoPhaseCommit", 1.0, context)  # type: ignore[arg-type]
         await cohort._ask(Prepared("t1", 7, list(decision.cohorts), "", b""))
         assert told == ["m1/0"]
-        while "m3/" not in told:
-            await asyncio.sleep(0)
+        await third.wait()
         assert set(told) == {"m1/0", "m3/"}
-        assert not ended
+        assert not ended.is_set()
         silence.set()
-        while not ended:
-            await asyncio.sleep(0)
+        await ended.wait()
         assert {"m1/1", "m2/"} <= set(told)
         await tasks.aclose()
 
